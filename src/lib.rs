@@ -1,0 +1,33 @@
+//! Crossdock builds OCI images from ordinary Dockerfiles and keeps every step's result as a layer in a
+//! content-addressed cache that all runners share.
+//!
+//! The folders form floors, and a floor uses only what lies below it (`tests/architecture.rs` checks it):
+//!
+//! | floor | modules |
+//! |---|---|
+//! | front ends | [`cli`] |
+//! | engine | [`build`], [`explain`] |
+//! | workers | [`exec`], [`context`], [`registry`] |
+//! | stores | [`store`] |
+//! | formats | [`dockerfile`], [`tree`], [`layer`], [`image`], [`record`] |
+//! | words | [`bytes`], [`digest`], [`encoding`], [`event`], [`hint`], [`platform`], [`reference`] |
+
+pub mod build;
+pub mod bytes;
+pub mod cli;
+pub mod context;
+pub mod digest;
+pub mod dockerfile;
+pub mod encoding;
+pub mod event;
+pub mod exec;
+pub mod explain;
+pub mod hint;
+pub mod image;
+pub mod layer;
+pub mod platform;
+pub mod record;
+pub mod reference;
+pub mod registry;
+pub mod store;
+pub mod tree;
