@@ -1,1 +1,1 @@
-//! To be written.
+//! The build engine: plan → solve → export.

@@ -1,1 +1,8 @@
-//! To be written.
+//! Layers: tar diffs in the OCI sense, their table of contents, and the frame format (`docs/formats.md`).
+//!
+//! A layer blob is a byte-exact tar that any client can pull, written as a multi-frame zstd stream (or
+//! multi-member gzip) whose frames follow file boundaries, and followed by its [`Toc`] in a skippable frame.
+
+pub mod toc;
+
+pub use toc::{Entry, EntryKind, Frame, LayerDescriptor, MediaType, Metadata, Timestamp, Toc};

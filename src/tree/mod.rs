@@ -1,1 +1,1 @@
-//! To be written.
+//! Trees: the merged view of an ordered list of layers, held as TOCs.
