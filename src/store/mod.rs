@@ -3,8 +3,10 @@
 //! [`Store`] is the contract. Truth is immutable; the publication order is blobs, then the record that names
 //! them; every read is verified; damage and eviction are a miss, never an error of the build.
 
+mod cache;
 mod directory;
 mod memory;
+mod remote;
 pub mod url;
 
 use std::fmt::Debug;
@@ -17,6 +19,7 @@ use crate::digest::Digest;
 use crate::hint::Hint;
 use crate::record::{Bundle, BundleName, Key, Record, Scope};
 
+pub use cache::{Cache, CacheOptions, CacheStats, FlushReport, Hit, Origin};
 pub use directory::{Clock, DirectoryStore, Lock, OpenError};
 pub use memory::MemoryStore;
 

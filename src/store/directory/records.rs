@@ -65,9 +65,13 @@ impl DirectoryStore {
     }
 
     /// Stores a record in the place of any that is there.
-    pub(in crate::store) fn replace_record(&self, record: &Record) -> Result<(), StoreError> {
+    pub(in crate::store) fn replace_record(
+        &self,
+        record: &Record,
+        completeness: Completeness,
+    ) -> Result<(), StoreError> {
         let key = record.key();
-        let file = self.new_record(record, &key, Completeness::Whole)?;
+        let file = self.new_record(record, &key, completeness)?;
         let path = self.record_path(&key, &record.scope);
         files::with_parent(&path, || fs_err::rename(file.path(), &path))
             .map_err(self.failed(|| format!("storing the record {key}")))
@@ -131,6 +135,12 @@ impl DirectoryStore {
             let whole = completeness == Completeness::Tocs || self.is_stored(&layer.digest, layer.size);
             (!whole).then_some(layer.digest)
         })
+    }
+
+    /// The layers of a record that are not here, or damaged visibly.
+    pub(in crate::store) fn absent_layers(&self, record: &Record) -> Vec<crate::digest::Digest> {
+        let layers = record.layers.iter();
+        layers.filter(|layer| !self.is_stored(&layer.digest, layer.size)).map(|layer| layer.digest).collect()
     }
 
     fn new_record(
