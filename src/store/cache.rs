@@ -3,7 +3,7 @@
 //! The remote store may be slow, dead or wrong at any moment. All of that is a miss and at most two warnings,
 //! and what a build waits for it in vain is bounded: see [`CacheOptions::remote_budget`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -114,6 +114,8 @@ struct Inner {
     bundled: Mutex<HashMap<Key, Record>>,
     /// Keeps tasks from fetching the same blob at once. An entry lives as long as somebody fetches.
     fetching: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+    /// Blobs of the local store whose content was found to be right.
+    verified: Mutex<HashSet<Digest>>,
     uploads: Semaphore,
     pending: AtomicU64,
     failed: AtomicU64,
@@ -154,6 +156,7 @@ impl Cache {
             options,
             bundled: Mutex::default(),
             fetching: Mutex::default(),
+            verified: Mutex::default(),
             uploads: Semaphore::new(UPLOADS),
             pending: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -224,12 +227,11 @@ impl Cache {
     }
 
     /// The local file with a blob of `size` bytes, fetched from the remote store if need be. `None` if no store
-    /// has it. A blob that was there already has the right size, but its content is not verified again here:
-    /// whoever reads it does.
+    /// has it. Its content is verified once in the life of this value.
     pub async fn blob_file(&self, digest: &Digest, size: u64) -> Option<PathBuf> {
         let inner = &self.0;
         let path = inner.local.blob_path(digest);
-        if inner.local.is_stored(digest, size) {
+        if self.is_verified(digest, size).await {
             return Some(path);
         }
         let remote = inner.remote.as_ref()?;
@@ -249,7 +251,7 @@ impl Cache {
         }
         inner.downloaded.fetch_add(size, Ordering::Relaxed);
         match inner.local.write_blob(digest, BlobSource::File(copy)).await {
-            Ok(_) if inner.local.is_stored(digest, size) => Some(path),
+            Ok(_) if self.is_verified(digest, size).await => Some(path),
             Ok(_) | Err(StoreError::Mismatch { .. }) => {
                 remote.distrust("it answered with damaged content");
                 None
@@ -335,6 +337,16 @@ impl Cache {
             downloaded: self.0.downloaded.load(Ordering::Relaxed),
             uploaded: self.0.uploaded.load(Ordering::Relaxed),
         }
+    }
+
+    async fn is_verified(&self, digest: &Digest, size: u64) -> bool {
+        let inner = &self.0;
+        let known = inner.verified.lock().unwrap_or_else(PoisonError::into_inner).contains(digest);
+        let sound = inner.local.is_stored(digest, size) && (known || inner.local.verify_blob(digest).await);
+        if sound && !known {
+            inner.verified.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest);
+        }
+        sound
     }
 
     async fn remote_has(&self, digests: &[Digest]) -> bool {

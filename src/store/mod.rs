@@ -5,6 +5,7 @@
 
 mod cache;
 mod directory;
+pub mod maintain;
 mod memory;
 mod remote;
 pub mod url;

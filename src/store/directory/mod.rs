@@ -27,7 +27,7 @@ use crate::hint::Hint;
 use crate::record::{Bundle, BundleName, Key, Record, Scope};
 
 pub use lock::Lock;
-pub(super) use records::Completeness;
+pub(super) use records::{Completeness, scope_directory};
 use work::Work;
 
 /// Tells the time. Passed in, so that tests can move it.
@@ -196,6 +196,19 @@ impl DirectoryStore {
     /// said, nothing can be evicted either.
     pub(super) fn announce(&self) {
         let _ = self.0.work.path();
+    }
+
+    /// Whether a blob's content is right. One that is damaged is moved aside.
+    pub(super) async fn verify_blob(&self, digest: &Digest) -> bool {
+        let digest = *digest;
+        let sound = self.blocking(move |store| {
+            let sound = store.is_sound(&digest, &store.blob_path(&digest))?;
+            if !sound {
+                store.quarantine_blob(&digest);
+            }
+            Ok(sound)
+        });
+        sound.await.unwrap_or(false)
     }
 
     /// Runs file work on a blocking thread.
