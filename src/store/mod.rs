@@ -130,3 +130,6 @@ pub trait Store: Debug + Send + Sync {
     async fn write_bundle(&self, name: &BundleName, scope: &Scope, bundle: &Bundle)
     -> Result<(), StoreError>;
 }
+
+#[cfg(test)]
+mod tests;
