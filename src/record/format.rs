@@ -16,8 +16,8 @@ pub const RECORD_BYTES_MAX: u64 = 4 << 20;
 /// An encoded bundle may have this many bytes: thousands of ordinary records.
 pub const BUNDLE_BYTES_MAX: u64 = 32 << 20;
 
-const RECORD_MAGIC: &[u8; 8] = b"xdrecord";
-const BUNDLE_MAGIC: &[u8; 8] = b"xdbundle";
+const RECORD_MAGIC: [u8; 8] = *b"xdrecord";
+const BUNDLE_MAGIC: [u8; 8] = *b"xdbundle";
 const VERSION: u64 = 1;
 /// Length of the seal's digest, always SHA-256.
 const SEAL: usize = 32;
@@ -116,7 +116,7 @@ impl Bundle {
     }
 }
 
-fn seal(magic: &[u8; 8], payload: &[u8]) -> Vec<u8> {
+fn seal(magic: [u8; 8], payload: &[u8]) -> Vec<u8> {
     let mut version = Encoder::new();
     version.uint(VERSION);
     let mut bytes = magic.to_vec();
@@ -128,7 +128,7 @@ fn seal(magic: &[u8; 8], payload: &[u8]) -> Vec<u8> {
 
 fn unseal<'a>(
     what: &'static str,
-    magic: &[u8; 8],
+    magic: [u8; 8],
     limit: u64,
     bytes: &'a [u8],
 ) -> Result<&'a [u8], DecodeError> {

@@ -158,7 +158,7 @@ async fn faults_are_misses_and_never_wrong_results() {
 
 #[tokio::test]
 async fn a_dead_remote_store_costs_its_budget_once() {
-    let faults = Faults { latency: Duration::from_secs(3600), ..Faults::default() };
+    let faults = Faults { latency: Duration::from_hours(1), ..Faults::default() };
     let remote = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new()), 1, faults));
     let (_root, local) = directory();
     let warnings = Arc::new(Warnings::default());
@@ -189,7 +189,7 @@ async fn failing_uploads_are_counted_and_do_not_fail_the_build() {
 
 #[tokio::test]
 async fn flush_does_not_wait_longer_than_its_grace() {
-    let faults = Faults { latency: Duration::from_secs(3600), ..Faults::default() };
+    let faults = Faults { latency: Duration::from_hours(1), ..Faults::default() };
     let remote = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new()), 1, faults));
     let (_root, cache) = cache(Some(remote));
     let record = store_sample(cache.local(), "a").await;

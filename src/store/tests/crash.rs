@@ -4,8 +4,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use super::{scopes, store_sample};
+use crate::digest::Digest;
 use crate::store::maintain::{list, verify};
-use crate::store::{DirectoryStore, Store};
+use crate::store::{BlobSource, DirectoryStore, Store};
 
 /// Set for the child: where it writes until it is killed.
 const STORE: &str = "CROSSDOCK_TEST_CRASH_STORE";
@@ -15,7 +16,12 @@ const STORE: &str = "CROSSDOCK_TEST_CRASH_STORE";
 async fn child() {
     let Some(root) = std::env::var_os(STORE) else { return };
     let store = DirectoryStore::open(root, SystemTime::now).unwrap();
-    for number in 0..1_000_000 {
+    for number in 0..1_000_000_u32 {
+        // Large enough that a kill can come in the middle of the system call that writes it.
+        let mut large = vec![1; 2 << 20];
+        large[..4].copy_from_slice(&number.to_le_bytes());
+        large[4..8].copy_from_slice(&std::process::id().to_le_bytes());
+        store.write_blob(&Digest::of(&large), BlobSource::Bytes(large.into())).await.unwrap();
         store_sample(&store, &format!("{}-{number}", std::process::id())).await;
     }
 }

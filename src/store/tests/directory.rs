@@ -28,9 +28,9 @@ async fn damaged_objects_are_moved_aside_and_can_be_written_again() {
             let good = fs_err::read(&path).unwrap();
             let mut bad = good.clone();
             if damage == "flip" {
-                bad[3] ^= 4
+                bad[3] ^= 4;
             } else {
-                bad.truncate(2)
+                bad.truncate(2);
             }
             fs_err::write(&path, bad).unwrap();
             assert_eq!(store.read_blob(&digest, u64::MAX).await.unwrap(), None);
@@ -148,4 +148,35 @@ async fn a_full_disk_is_a_clean_error() {
     drop(store);
     rustix::mount::unmount(root.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
     assert!(failures > 0 && report.checked > 0 && report.damaged.is_empty());
+}
+
+/// Needs a mount of its own, hence root, for whom permissions mean nothing.
+#[tokio::test]
+async fn a_read_only_store_can_be_read() {
+    use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+    let root = tempfile::tempdir().unwrap();
+    if let Err(error) = mount("none", root.path(), "tmpfs", MountFlags::empty(), None) {
+        println!("skipped: mounting a tmpfs is not possible here ({error})");
+        return;
+    }
+    let store = DirectoryStore::open(root.path(), SystemTime::now).unwrap();
+    let record = store_sample(&store, "make").await;
+    let damaged = Digest::of("damaged");
+    store.write_blob(&damaged, BlobSource::Bytes("damaged".into())).await.unwrap();
+    fs_err::write(store.blob_path(&damaged), "DAMAGED").unwrap();
+    drop(store);
+    mount_remount(root.path(), MountFlags::RDONLY, "").unwrap();
+
+    let later = || SystemTime::now() + Duration::from_hours(1);
+    let store = DirectoryStore::open(root.path(), later).unwrap();
+    let read = store.read_record(&record.key(), &scopes()).await;
+    let layer = store.read_blob(&record.layers[0].digest, u64::MAX).await;
+    let bad = store.read_blob(&damaged, u64::MAX).await;
+    let refused = store.write_blob(&Digest::of("new"), BlobSource::Bytes("new".into())).await;
+    drop(store);
+    unmount(root.path(), UnmountFlags::DETACH).unwrap();
+    assert_eq!(read.unwrap(), Some(record));
+    assert!(layer.unwrap().is_some());
+    assert_eq!(bad.unwrap(), None);
+    assert!(matches!(refused, Err(StoreError::Io { .. })));
 }
