@@ -197,3 +197,26 @@ async fn flush_does_not_wait_longer_than_its_grace() {
     let report = cache.flush(Duration::from_millis(50)).await;
     assert_eq!(report.pending, 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_that_need_the_same_layer_fetch_it_once() {
+    let memory = Arc::new(MemoryStore::new());
+    let record = store_sample(&*memory, "make").await;
+    let faults = Faults { latency: Duration::from_millis(20), ..Faults::default() };
+    let remote = Arc::new(FaultyStore::new(memory, 1, faults));
+    let (_root, cache) = cache(Some(remote.clone()));
+    let layer = record.layers[0];
+    let tasks: Vec<_> = (0..8)
+        .map(|_| {
+            let cache = cache.clone();
+            tokio::spawn(async move { cache.blob_file(&layer.digest, layer.size).await.is_some() })
+        })
+        .collect();
+    for task in tasks {
+        assert!(task.await.unwrap());
+    }
+    assert_eq!(remote.calls.load(Ordering::Relaxed), 1);
+    let other = cache.clone();
+    let lookup = tokio::spawn(async move { other.lookup(&record.key()).await });
+    assert!(lookup.await.unwrap().is_some());
+}
