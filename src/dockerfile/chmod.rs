@@ -29,8 +29,10 @@ enum Operator {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
-    /// These bits, and the execute bits on directories and on what is executable already.
-    Bits { plain: u32, conditional_execute: bool },
+    /// These bits.
+    Bits(u32),
+    /// These bits, but only for directories and for what is executable already.
+    ConditionalBits(u32),
     /// The permissions of user, group or others: how far they are shifted to the left.
     Copy { shift: u32 },
 }
@@ -105,52 +107,64 @@ fn parse_symbolic(text: &str) -> Option<Vec<Change>> {
     Some(changes)
 }
 
-/// The permissions behind one operator.
-fn parse_permissions(text: &str, who: u32, mut operator: Operator, changes: &mut Vec<Change>) -> Option<()> {
-    let (mut plain, mut conditional_execute) = (0, false);
-    // Nobody named means everybody, and then the sticky bit may be changed, too, if it is named.
+/// The permissions behind one operator. Where BSD's `setmode`, which BuildKit follows, is odd (`+xt` is only `+t`, a copy
+/// in `g=ru` undoes the `r`), so is this.
+fn parse_permissions(text: &str, who: u32, operator: Operator, changes: &mut Vec<Change>) -> Option<()> {
+    let (mut plain, mut conditional) = (0, 0);
+    // Nobody named means everybody.
     let mut scope = if who == 0 { SETUID | SETGID | 0o777 } else { who };
-    let special = who & !0o007 != 0 || who == 0;
+    // For others alone, set-id and sticky bits mean nothing.
+    let special = who == 0 || who & !0o007 != 0;
     let mut written = false;
+    let mut push = |who, operator, what| changes.push(Change { who, operator, what });
     for c in text.chars() {
-        match c {
-            'r' => plain |= 0o444,
-            'w' => plain |= 0o222,
-            'x' => plain |= EXECUTE,
-            'X' if operator == Operator::Remove => plain |= EXECUTE,
-            'X' => conditional_execute = true,
-            's' if special => plain |= SETUID | SETGID,
-            't' if special => {
-                plain |= STICKY;
-                scope |= STICKY;
+        let shift = match c {
+            'r' => {
+                plain |= 0o444;
+                continue;
             }
-            // For others alone they mean nothing.
-            's' | 't' => {}
-            'u' | 'g' | 'o' => {
-                if plain != 0 || conditional_execute {
-                    changes.push(Change {
-                        who: scope,
-                        operator,
-                        what: What::Bits { plain, conditional_execute },
-                    });
-                    (plain, conditional_execute) = (0, false);
-                    // What was set is not to be cleared again.
-                    operator = if operator == Operator::Set { Operator::Add } else { operator };
+            'w' => {
+                plain |= 0o222;
+                continue;
+            }
+            'X' if operator != Operator::Remove => {
+                conditional = EXECUTE;
+                continue;
+            }
+            'x' | 'X' => {
+                plain |= EXECUTE;
+                continue;
+            }
+            's' | 't' => {
+                if special && c == 's' {
+                    plain |= SETUID | SETGID;
+                } else if special {
+                    plain |= STICKY;
+                    scope = if who == 0 { STICKY } else { scope | STICKY };
                 }
-                let shift = match c {
-                    'u' => 6,
-                    'g' => 3,
-                    _ => 0,
-                };
-                changes.push(Change { who: scope, operator, what: What::Copy { shift } });
-                operator = if operator == Operator::Set { Operator::Add } else { operator };
-                written = true;
+                continue;
             }
+            'u' => 6,
+            'g' => 3,
+            'o' => 0,
             _ => return None,
+        };
+        if plain != 0 {
+            push(scope, operator, What::Bits(plain));
+            plain = 0;
         }
+        if conditional != 0 {
+            push(scope, Operator::Add, What::ConditionalBits(conditional));
+            conditional = 0;
+        }
+        push(scope, operator, What::Copy { shift });
+        written = true;
     }
-    if !written || plain != 0 || conditional_execute {
-        changes.push(Change { who: scope, operator, what: What::Bits { plain, conditional_execute } });
+    if plain != 0 || (operator == Operator::Set && !written) {
+        push(scope, operator, What::Bits(plain));
+    }
+    if conditional != 0 {
+        push(scope, Operator::Add, What::ConditionalBits(conditional));
     }
     Some(())
 }
@@ -165,9 +179,9 @@ impl Chmod {
         let original = mode & 0o7777;
         changes.iter().fold(original, |mode, change| {
             let (bits, clearable) = match change.what {
-                What::Bits { plain, conditional_execute } => {
-                    let execute = conditional_execute && (is_dir || original & EXECUTE != 0);
-                    (plain | if execute { EXECUTE } else { 0 }, 0o7777)
+                What::Bits(bits) => (bits, 0o7777),
+                What::ConditionalBits(bits) => {
+                    (if is_dir || original & EXECUTE != 0 { bits } else { 0 }, 0o7777)
                 }
                 What::Copy { shift } => {
                     let bits = mode >> shift & 0o7;
@@ -217,6 +231,11 @@ mod tests {
             ("-X", 0o755, false, 0o644),
             ("o+st", 0o755, false, 0o755),
             ("u+x,g=u", 0o600, false, 0o770),
+            ("+xt", 0o644, false, 0o1644),
+            ("=t", 0o644, false, 0o1644),
+            ("g=ru", 0o340, false, 0o330),
+            ("g=ur", 0o340, false, 0o340),
+            ("a+w,u-s", 0o4444, false, 0o666),
             // Later conditions look at the mode as it was at first.
             ("u+x,go+X", 0o644, false, 0o744),
         ] {

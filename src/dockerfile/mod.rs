@@ -17,7 +17,10 @@ mod interpret;
 mod mount;
 mod node;
 mod parse;
+mod path;
 mod source;
+#[cfg(test)]
+mod tests;
 mod values;
 mod warning;
 mod words;
@@ -31,7 +34,8 @@ pub use instruction::{
     Security, Spanned, Stage,
 };
 pub use mount::{Mount, MountError, RawMount, Sharing};
-pub use parse::{parse, parse_trigger};
+pub use parse::{parse, parse_trigger, parse_with_syntax};
+pub use path::clean_path;
 pub use source::{Lines, SourceText};
 pub use values::{Id, Owner, Ports, ValueError, check_signal, parse_port, parse_ports};
 pub use warning::Warning;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::path::clean_path;
 use crate::bytes::ByteSize;
 use crate::hint::{Hint, did_you_mean};
 
@@ -218,8 +219,11 @@ impl Mount {
             Self::Bind { target, .. } | Self::Cache { target, .. } | Self::Tmpfs { target, .. } => target,
             Self::Secret { target, .. } | Self::Ssh { target, .. } => return Ok(target.clone()),
         };
-        let path =
-            if target.starts_with('/') { clean(target) } else { clean(&format!("/{workdir}/{target}")) };
+        let path = if target.starts_with('/') {
+            clean_path(target)
+        } else {
+            clean_path(&format!("/{workdir}/{target}"))
+        };
         if path == "/" {
             return Err(MountError::new(format!(
                 "invalid mount target {target:?}: it is the root directory"
@@ -298,7 +302,9 @@ impl Fields {
             "uid" => self.number("uid", &value, 10)?,
             "gid" => self.number("gid", &value, 10)?,
             _ => {
-                return Err(MountError::new(format!("unexpected key '{key}' in '{field}'")).suggest(key, KEYS));
+                return Err(
+                    MountError::new(format!("unexpected key '{key}' in '{field}'")).suggest(key, KEYS)
+                );
             }
         }
         Ok(())
@@ -357,7 +363,7 @@ impl Fields {
             "cache" => {
                 let target = target.unwrap_or_default();
                 Mount::Cache {
-                    id: id.unwrap_or_else(|| clean(&target)),
+                    id: id.unwrap_or_else(|| clean_path(&target)),
                     from,
                     source: source.unwrap_or_default(),
                     target,
@@ -496,29 +502,169 @@ fn csv_fields(text: &str) -> Result<Vec<String>, MountError> {
     }
 }
 
-/// Go's `path.Clean`: no `.`, no `..` after a name, no doubled or trailing slash; `.` for nothing.
-pub(crate) fn clean(path: &str) -> String {
-    let rooted = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." if parts.last().is_some_and(|last| *last != "..") => {
-                parts.pop();
-            }
-            ".." if rooted => {}
-            part => parts.push(part),
-        }
-    }
-    let joined = parts.join("/");
-    match (rooted, joined.is_empty()) {
-        (true, _) => format!("/{joined}"),
-        (false, true) => ".".to_owned(),
-        (false, false) => joined,
-    }
-}
-
 /// The last element of a path.
 fn base(path: &str) -> &str {
     path.trim_end_matches('/').rsplit('/').next().unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        Mount::parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn bind_is_the_default_and_read_only() {
+        let bind = |writable| Mount::Bind {
+            from: Some("base".to_owned()),
+            source: "/src".to_owned(),
+            target: "/dst".to_owned(),
+            writable,
+        };
+        assert_eq!(Mount::parse("from=base,source=/src,target=/dst"), Ok(bind(false)));
+        assert_eq!(Mount::parse("TYPE=bind,From=base,src=/src,dst=/dst,rw"), Ok(bind(true)));
+        assert_eq!(Mount::parse("from=base,src=/src,destination=/dst,ro=false"), Ok(bind(true)));
+        assert_eq!(Mount::parse("from=base,src=/src,dst=/dst,rw=false"), Ok(bind(false)));
+        let plain =
+            Mount::Bind { from: None, source: String::new(), target: "x".to_owned(), writable: false };
+        assert_eq!(Mount::parse("target=x"), Ok(plain));
+    }
+
+    #[test]
+    fn caches_are_told_apart_by_target() {
+        let Mount::Cache { id, sharing, read_only, mode, .. } =
+            Mount::parse("type=cache,target=/root//.cache/").unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!((&*id, sharing, read_only, mode), ("/root/.cache", Sharing::Shared, false, None));
+        let text = "type=cache,id=x,sharing=Locked,mode=0700,uid=1,gid=2,from=a,source=b,ro,target=/c";
+        let expected = Mount::Cache {
+            id: "x".to_owned(),
+            from: Some("a".to_owned()),
+            source: "b".to_owned(),
+            target: "/c".to_owned(),
+            read_only: true,
+            sharing: Sharing::Locked,
+            mode: Some(0o700),
+            uid: Some(1),
+            gid: Some(2),
+        };
+        assert_eq!(Mount::parse(text), Ok(expected));
+    }
+
+    #[test]
+    fn sizes_are_ram_units() {
+        for (text, bytes) in
+            [("64m", 64 << 20), ("64mb", 64 << 20), ("1KiB", 1024), ("1.5k", 1536), ("7b", 7), ("9", 9)]
+        {
+            let Mount::Tmpfs { size, .. } =
+                Mount::parse(&format!("type=tmpfs,target=/t,size={text}")).unwrap()
+            else {
+                panic!()
+            };
+            assert_eq!(size, Some(ByteSize(bytes)), "{text}");
+        }
+        assert_eq!(error("type=tmpfs,target=/t,size=big"), "invalid value for size: big");
+    }
+
+    #[test]
+    fn secrets_have_a_file_unless_they_are_a_variable() {
+        let secret = |text: &str| match Mount::parse(text).unwrap() {
+            Mount::Secret { id, target, env, .. } => (id, target, env),
+            other => panic!("{other:?}"),
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(secret("type=secret,id=a/b"), ("a/b".into(), some("/run/secrets/b"), None));
+        assert_eq!(secret("type=secret,source=a"), ("a".into(), some("/run/secrets/a"), None));
+        assert_eq!(secret("type=secret,target=/x/y"), ("y".into(), some("/x/y"), None));
+        assert_eq!(secret("type=secret,id=a,env=B"), ("a".into(), None, some("B")));
+        assert_eq!(secret("type=secret,id=a,env="), ("a".into(), None, some("a")));
+        assert_eq!(secret("type=secret,id=a,env=B,target=/c"), ("a".into(), some("/c"), some("B")));
+        let Mount::Secret { required, mode, uid, .. } =
+            Mount::parse("type=secret,id=a,required,uid=5").unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!((required, mode, uid), (true, 0o400, 5));
+    }
+
+    #[test]
+    fn ssh_has_defaults() {
+        let expected = Mount::Ssh {
+            id: "default".to_owned(),
+            target: None,
+            required: false,
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+        };
+        assert_eq!(Mount::parse("type=ssh"), Ok(expected));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        for (text, message) in [
+            ("type=volume", "unsupported mount type \"volume\""),
+            ("type=cache,sharing=all", "unsupported sharing value \"all\""),
+            ("target=/a,mode=0755", "mode not allowed for \"bind\" type mounts"),
+            ("type=tmpfs,uid=0", "uid not allowed for \"tmpfs\" type mounts"),
+            ("type=bind,size=1", "unexpected key 'size' for mount type 'bind'"),
+            ("required,type=secret", "unexpected key 'required' for mount type 'bind'"),
+            ("type=cache,required=true", "unexpected key 'required' for mount type 'cache'"),
+            ("type=secret", "invalid secret mount. one of source, target required"),
+            ("type=secret,id=a,source=b", "both source and id can't be set"),
+            ("type=secret,id=a,from=b", "secret mount should not have a from"),
+            ("type=secret,id=a,sharing=shared", "invalid cache sharing set for secret mount"),
+            ("type=ssh,source=a", "ssh does not support source"),
+            ("type=cache,mode=0x1", "invalid value 0x1 for mode"),
+            ("type=cache,mode=9", "invalid value 9 for mode"),
+            ("type=cache,uid=+1", "invalid value +1 for uid"),
+            ("ro=maybe", "invalid value for ro: maybe"),
+            ("target", "invalid field 'target' must be a key=value pair"),
+            ("tagret=/a", "unexpected key 'tagret' in 'tagret=/a'"),
+        ] {
+            assert_eq!(error(text), message, "{text}");
+        }
+        assert_eq!(Mount::parse("tagret=/a").unwrap_err().hint().as_deref(), Some("did you mean target?"));
+        for text in ["", "a\"b", "\"a", "\"a\"b"] {
+            assert!(error(text).starts_with("failed to parse mount options"), "{text}");
+        }
+    }
+
+    #[test]
+    fn values_are_expanded_one_by_one() {
+        let raw = RawMount::parse("type=$T,\"target=/a,b\",source=$S").unwrap();
+        let mount = raw
+            .resolve(|value| Ok::<_, MountError>(value.replace("$T", "cache").replace("$S", "x,y=z")))
+            .unwrap();
+        let Mount::Cache { target, source, .. } = mount else { panic!() };
+        assert_eq!((&*target, &*source), ("/a,b", "x,y=z"));
+    }
+
+    #[test]
+    fn from_holds_no_variables() {
+        assert_eq!(RawMount::parse("from=base,target=$X").unwrap().from.as_deref(), Some("base"));
+        assert_eq!(RawMount::parse("from=a$").unwrap().from.as_deref(), Some("a$"));
+        let error = RawMount::parse("from=$BASE").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "'from' doesn't support variable expansion, define alias stage instead"
+        );
+    }
+
+    #[test]
+    fn targets_are_relative_to_the_working_directory() {
+        let target = |text: &str, workdir: &str| {
+            Mount::parse(text).unwrap().target(workdir).map_err(|e| e.to_string())
+        };
+        assert_eq!(target("target=a/../b", "/w"), Ok(Some("/w/b".to_owned())));
+        assert_eq!(target("target=/a/", "/w"), Ok(Some("/a".to_owned())));
+        assert_eq!(target("type=cache", "/w"), Ok(Some("/w".to_owned())));
+        assert!(target("target=/", "/w").is_err());
+        assert!(target("target=../..", "/w").is_err());
+        assert_eq!(target("type=ssh", "/w"), Ok(None));
+    }
 }

@@ -227,7 +227,7 @@ fn parse_line(
         "ARG" => node.arguments = words::quoted_words(rest, escape),
         "EXPOSE" | "FROM" => node.arguments = words::blank_words(rest),
         "MAINTAINER" | "STOPSIGNAL" | "USER" | "WORKDIR" if !rest.is_empty() => {
-            node.arguments.push(rest.to_owned())
+            node.arguments.push(rest.to_owned());
         }
         // A trigger of a trigger is an error that the upper half reports; it does not matter what is in it.
         "ONBUILD" if !rest.is_empty() && depth < 2 => {

@@ -9,15 +9,30 @@ use super::source::{Lines, SourceText};
 
 /// Understands a whole Dockerfile. `name` is what messages call it.
 pub fn parse(name: &str, text: &[u8]) -> Result<Dockerfile, DockerfileError> {
+    parse_with_syntax(name, text, None)
+}
+
+/// Understands a whole Dockerfile as the frontend `syntax` would, whatever the `syntax` directive says; this is what the
+/// build argument `BUILDKIT_SYNTAX` is for.
+pub fn parse_with_syntax(
+    name: &str,
+    text: &[u8],
+    syntax: Option<&str>,
+) -> Result<Dockerfile, DockerfileError> {
     let text = decode(name, text)?;
     let source = SourceText::new(name, text.strip_prefix('\u{feff}').unwrap_or(&text));
-    if let Some((syntax, line)) = directive::syntax_of(&text)
-        && let Frontend::Other(image) = Frontend::named(&syntax)
-    {
+    let (wanted, line) = match syntax {
+        Some(syntax) => (Some(syntax.to_owned()), 1),
+        None => directive::syntax_of(&text).map_or((None, 1), |(syntax, line)| (Some(syntax), line)),
+    };
+    if let Some(Frontend::Other(image)) = wanted.as_deref().map(Frontend::named) {
         let message = format!("the frontend image {image} is not supported");
-        return Err(DockerfileError::at(&source, Lines::one(line), message)
-            .word(&image)
-            .with_hint("remove the syntax directive, or use docker/dockerfile:1, which is built in"));
+        let error = DockerfileError::at(&source, Lines::one(line), message).word(&image);
+        return Err(error.with_hint(if syntax.is_some() {
+            "remove the build argument BUILDKIT_SYNTAX, or set it to docker/dockerfile:1, which is built in"
+        } else {
+            "remove the syntax directive, or use docker/dockerfile:1, which is built in"
+        }));
     }
     let nodes = node::parse(&source, &text)?;
     let mut interpreter = Interpreter::new(&source);

@@ -214,10 +214,10 @@ fn parse_range(text: &str) -> Result<(u16, u16), String> {
 }
 
 /// The signals of Linux by name, without `SIG`. Real-time signals are told apart in [`check_signal`].
-const SIGNALS: [&str; 37] = [
+const SIGNALS: [&str; 36] = [
     "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE",
     "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU",
-    "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ", "RTMIN", "RTMAX", "UNUSED",
+    "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ", "RTMIN", "RTMAX",
 ];
 
 /// Checks the argument of STOPSIGNAL: a number other than 0, or a name with or without `SIG`, in any case.
@@ -244,4 +244,125 @@ pub fn parse_ports<'t>(words: impl IntoIterator<Item = &'t str>) -> Result<BTree
         ports.extend(parse_port(word)?.ports);
     }
     Ok(ports)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_go_s() {
+        for (text, nanoseconds) in [
+            ("0", 0),
+            ("0s", 0),
+            ("5s", 5_000_000_000),
+            ("1m30s", 90_000_000_000),
+            ("1.5h", 5_400_000_000_000),
+            (".5ms", 500_000),
+            ("1.s", 1_000_000_000),
+            ("-3us", -3_000),
+            ("+2µs", 2_000),
+            ("1.000000001s", 1_000_000_001),
+        ] {
+            assert_eq!(parse_duration(text), Ok(nanoseconds), "{text}");
+        }
+        for bad in [
+            "",
+            "-",
+            "5",
+            "s",
+            ".s",
+            "1x",
+            "1s2",
+            "1 s",
+            "9999999h",
+            "99999999999999999999s",
+            "3000000h3000000h",
+        ] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn intervals_are_zero_or_a_millisecond() {
+        assert_eq!(parse_interval("timeout", ""), Ok(Duration::ZERO));
+        assert_eq!(parse_interval("timeout", "0s"), Ok(Duration::ZERO));
+        assert_eq!(parse_interval("timeout", "1ms"), Ok(Duration::from_millis(1)));
+        for bad in ["1us", "-1s", "x"] {
+            assert!(parse_interval("timeout", bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn owners() {
+        let number = |id| Id::Number(id);
+        let name = |name: &str| Id::Name(name.to_owned());
+        for (text, user, group) in [
+            ("0", number(0), None),
+            ("1000:100", number(1000), Some(number(100))),
+            ("app", name("app"), None),
+            ("app:staff", name("app"), Some(name("staff"))),
+            ("app:0", name("app"), Some(number(0))),
+            (":5", number(0), Some(number(5))),
+            ("app:", name("app"), None),
+            ("+1", name("+1"), None),
+        ] {
+            assert_eq!(text.parse(), Ok(Owner { user, group }), "{text}");
+        }
+        for bad in ["", "a:b:c", "4294967296", "1:99999999999"] {
+            assert!(bad.parse::<Owner>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ports() {
+        let ports =
+            |text| parse_port(text).map(|found| found.ports.join(" ")).map_err(|error| error.to_string());
+        for (text, expected) in [
+            ("80", "80/tcp"),
+            ("80/UDP", "80/udp"),
+            ("80/", "80/tcp"),
+            ("8000-8002/sctp", "8000/sctp 8001/sctp 8002/sctp"),
+            ("5000:80", "80/tcp"),
+            ("127.0.0.1:5000:80", "80/tcp"),
+            ("[::1]:5000:80/tcp", "80/tcp"),
+            ("127.0.0.1::80", "80/tcp"),
+            ("5000-5010:80", "80/tcp"),
+            ("0", "0/tcp"),
+        ] {
+            assert_eq!(ports(text).as_deref(), Ok(expected), "{text}");
+        }
+        for bad in [
+            "",
+            "/tcp",
+            "x",
+            "80/foo",
+            "65536",
+            "90-80",
+            "-1",
+            "80-",
+            "1-3:80-81",
+            "1.2.3:5000:80",
+            "[::1:5:6",
+        ] {
+            assert!(ports(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_port("80/TCP").unwrap().warnings[0].0, "ExposeProtoCasing");
+        assert_eq!(parse_port("8080:80").unwrap().warnings[0].0, "ExposeInvalidFormat");
+        assert!(parse_port("80").unwrap().warnings.is_empty());
+        assert_eq!(
+            parse_ports(["81", "80-81"]).unwrap().into_iter().collect::<Vec<_>>(),
+            ["80/tcp", "81/tcp"]
+        );
+    }
+
+    #[test]
+    fn signals() {
+        for good in ["SIGTERM", "term", "sigKill", "9", "64", "-1", "RTMIN", "SIGRTMIN+15", "RTMAX-14"] {
+            assert_eq!(check_signal(good), Ok(()), "{good}");
+        }
+        for bad in ["", "0", "SIG", "SIGFOO", "RTMIN+16", "RTMIN+0", "RTMIN+01", "RTMAX-15", "SIGSIGTERM"] {
+            assert!(check_signal(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -44,7 +44,7 @@ impl Pattern {
 
     /// The numbers of characters of `text` that the pattern matches from its beginning: the least and the greatest.
     fn spans<'t>(
-        items: impl Iterator<Item = &'t Item> + Clone,
+        items: &(impl Iterator<Item = &'t Item> + Clone),
         text: impl Iterator<Item = char>,
     ) -> Option<(usize, usize)> {
         // `reach[i]`: the first `i` items can match what has been read so far.
@@ -85,14 +85,14 @@ impl Pattern {
 
     /// `value` without the shortest or longest prefix that matches.
     pub(super) fn trim_prefix<'v>(&self, value: &'v str, longest: bool) -> &'v str {
-        let Some((least, greatest)) = Self::spans(self.0.iter(), value.chars()) else { return value };
+        let Some((least, greatest)) = Self::spans(&self.0.iter(), value.chars()) else { return value };
         let count = if longest { greatest } else { least };
         value.char_indices().nth(count).map_or("", |(at, _)| &value[at..])
     }
 
     /// `value` without the shortest or longest suffix that matches.
     pub(super) fn trim_suffix<'v>(&self, value: &'v str, longest: bool) -> &'v str {
-        let Some((least, greatest)) = Self::spans(self.0.iter().rev(), value.chars().rev()) else {
+        let Some((least, greatest)) = Self::spans(&self.0.iter().rev(), value.chars().rev()) else {
             return value;
         };
         let count = if longest { greatest } else { least };
@@ -107,7 +107,7 @@ impl Pattern {
         let mut rest = value;
         let mut after_match = false;
         loop {
-            let found = Self::spans(self.0.iter(), rest.chars()).map(|(_, greatest)| {
+            let found = Self::spans(&self.0.iter(), rest.chars()).map(|(_, greatest)| {
                 let end = rest.char_indices().nth(greatest).map_or(rest.len(), |(at, _)| at);
                 &rest[..end]
             });
