@@ -250,12 +250,14 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let mut encoder = Encoder::new();
-        encoder.uint(0).uint(127).uint(128).uint(u64::MAX).int(-1).int(1).text("né").option(Some(7), |e, v| {
-            e.uint(v);
-        });
-        let expected = [
-            0, 127, 128, 1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1, 1, 2, 3, b'n', 0xc3, 0xa9, 1, 7,
-        ];
+        encoder.uint(0).uint(127).uint(128).uint(u64::MAX).int(-1).int(1).text("né").option(
+            Some(7),
+            |e, v| {
+                e.uint(v);
+            },
+        );
+        let expected =
+            [0, 127, 128, 1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1, 1, 2, 3, b'n', 0xc3, 0xa9, 1, 7];
         assert_eq!(encoder.finish(), expected);
     }
 

@@ -99,7 +99,9 @@ impl FromStr for Reference {
         if let Some(tag) = tag
             && !is_tag(tag)
         {
-            return Err(error("a tag is up to 128 letters, digits, `_`, `.` and `-`, not starting with `.` or `-`"));
+            return Err(error(
+                "a tag is up to 128 letters, digits, `_`, `.` and `-`, not starting with `.` or `-`",
+            ));
         }
         // The first component is a registry if it looks like a host: a dot, a port, an upper-case letter, or
         // `localhost`.
@@ -129,7 +131,9 @@ impl FromStr for Reference {
             return Err(error("a repository name must be lowercase"));
         }
         if repository.len() > 255 || !repository.split('/').all(is_component) {
-            return Err(error("a repository name has lowercase letters, digits, and single `.`, `_`, `__` or `-` between them"));
+            return Err(error(
+                "a repository name has lowercase letters, digits, and single `.`, `_`, `__` or `-` between them",
+            ));
         }
         let tag = match (tag, &digest) {
             (None, None) => Some("latest".to_owned()),
@@ -142,9 +146,10 @@ impl FromStr for Reference {
 /// Whether `text` is a tag: `[\w][\w.-]{0,127}`.
 pub fn is_tag(text: &str) -> bool {
     text.len() <= 128
-        && text.chars().enumerate().all(|(at, c)| {
-            c.is_ascii_alphanumeric() || c == '_' || at > 0 && (c == '.' || c == '-')
-        })
+        && text
+            .chars()
+            .enumerate()
+            .all(|(at, c)| c.is_ascii_alphanumeric() || c == '_' || at > 0 && (c == '.' || c == '-'))
         && !text.is_empty()
 }
 
@@ -198,7 +203,9 @@ mod tests {
 
     #[test]
     fn malformed_references_are_refused() {
-        for bad in ["", ":tag", "UPPER", "a//b", "a/-b", "a:b:c", "a@sha256:12", "a b", "a:", "x.io/", "a..b/c_"] {
+        for bad in
+            ["", ":tag", "UPPER", "a//b", "a/-b", "a:b:c", "a@sha256:12", "a b", "a:", "x.io/", "a..b/c_"]
+        {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");
         }
     }
