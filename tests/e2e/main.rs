@@ -4,4 +4,6 @@
 
 mod support;
 
+mod dockerfiles;
+mod proof;
 mod self_check;
