@@ -4,6 +4,11 @@
 
 mod support;
 
+mod caching;
+mod crash;
 mod dockerfiles;
+mod docs;
 mod proof;
+mod random;
 mod self_check;
+mod users;

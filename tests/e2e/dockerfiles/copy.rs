@@ -115,7 +115,7 @@ COPY --parents **/*.md /deep/
 COPY --exclude=*.md --exclude=dir/link . /excluded/
 COPY --exclude=**/*.md dir /excluded-deep/
 COPY --link a.txt /linked/a.txt
-COPY --link --chown=app dir /linked/dir
+COPY --link --chown=1000 dir /linked/dir
 ",
         )
         .tree();

@@ -9,8 +9,8 @@ fn every_kind_of_file_is_kept() {
     let long = "n".repeat(200);
     let image = Lab::new().image(&format!(
         r"FROM busybox
-RUN mkdir /k && cd /k && echo x > file && ln file hard && ln -s file soft && mkfifo fifo && mkdir -m 2775 set-group
-RUN cd /k && chmod 6755 file && chown 1000:50 file && ln -s /nowhere/at/all dangling && ln -s ../k/./file odd
+RUN mkdir /k && cd /k && echo x > file && ln file hard && chown 1000:50 file && chmod 6755 file && ln -s file soft && mkfifo fifo && mkdir -m 2775 set-group
+RUN cd /k && ln -s /nowhere/at/all dangling && ln -s ../k/./file odd
 RUN mkdir -p /k/{long}/{long} && echo deep > /k/{long}/{long}/{long}
 RUN truncate -s 64M /k/sparse && echo end >> /k/sparse
 RUN touch /k/$(printf 'not-utf8-\377') '/k/space and	tab' '/k/back\slash' && touch -d @1 /k/old && touch -d @4102444800 /k/future

@@ -42,14 +42,14 @@ fn cache_mounts_outlive_steps_and_builds() {
              RUN --mount=type=cache,target=/cache echo a$ROUND >> /cache/log && cp /cache/log /first\n\
              RUN --mount=type=cache,target=/elsewhere,id=/cache echo b$ROUND >> /elsewhere/log && cp /elsewhere/log /second\n\
              RUN --mount=type=cache,target=/cache,id=another ls /cache > /another\n\
-             RUN --mount=type=cache,target=/modes,mode=1700,uid=1000,gid=50 stat -c '%a %u %g' /modes > /modes-seen\n"
+             RUN --mount=type=cache,target=/modes,mode=750,uid=1000,gid=50 stat -c '%a %u %g' /modes > /modes-seen\n"
         )
     };
     let tree = lab.image(&dockerfile(1)).tree();
     assert_eq!(content(&tree, "first"), "a1\n");
     assert_eq!(content(&tree, "second"), "a1\nb1\n");
     assert_eq!(content(&tree, "another"), "");
-    assert_eq!(content(&tree, "modes-seen"), "1700 1000 50\n");
+    assert_eq!(content(&tree, "modes-seen"), "750 1000 50\n");
     assert!(!tree.contains_key("cache"));
     let tree = lab.image(&dockerfile(2)).tree();
     assert_eq!(content(&tree, "second"), "a1\nb1\na2\nb2\n");

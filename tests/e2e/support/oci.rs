@@ -89,7 +89,7 @@ pub(crate) fn write_layout(directory: &Path, layers: &[&[u8]], config: &Value) -
 }
 
 /// What one path of an image is. Everything that a container can see of it, except times.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Node {
     /// `file`, `directory`, `symlink`, `char`, `block` or `fifo`. A hard link is a file with its target's content.
     pub(crate) kind: &'static str,
@@ -100,6 +100,15 @@ pub(crate) struct Node {
     /// Of a symlink: where it points.
     pub(crate) target: String,
     pub(crate) xattrs: BTreeMap<String, Vec<u8>>,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { kind, mode, uid, gid, content, target, xattrs } = self;
+        let shown = String::from_utf8_lossy(&content[..content.len().min(300)]);
+        let length = content.len();
+        write!(f, "{kind} {mode:o} {uid}:{gid} {length} bytes {shown:?} → {target:?} {xattrs:?}")
+    }
 }
 
 /// The files of an image by path, without a leading slash; the root itself is the empty path.
