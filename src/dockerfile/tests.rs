@@ -455,6 +455,7 @@ fn what_is_wrong_is_said() {
             "invalid name for build stage: \"b/c\", name can't start with a number or contain symbols",
         ),
         ("RUN --network=bridge x", "invalid network mode \"bridge\""),
+        ("RUN --network= x", "invalid network mode \"\""),
         ("RUN --security=x y", "security \"x\" is not valid"),
         (
             "RUN --mount=from=$A,target=/a x",
