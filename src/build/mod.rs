@@ -4,4 +4,5 @@ mod options;
 
 pub use options::{
     BuildRequest, ContextSource, Destination, DockerfileText, LayerCompression, NamedContext, Output, Secret,
+    Ulimit,
 };
