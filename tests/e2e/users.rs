@@ -46,7 +46,11 @@ fn an_ordinary_user_can_build() {
 
 #[test]
 fn doctor_says_what_this_machine_allows() {
-    let output = Context::new().crossdock().arg("doctor").success();
-    assert!(output.stdout().lines().count() > 3, "{output}");
-    lab().context.crossdock().arg("doctor").output().says("namespace");
+    if is_root() {
+        let output = Context::new().crossdock().arg("doctor").success();
+        assert!(output.stdout().lines().count() > 3, "{output}");
+    }
+    let output = lab().context.crossdock().arg("doctor").output();
+    output.says("namespace");
+    assert_eq!(output.status.success(), user_namespaces_work(), "{output}");
 }
