@@ -220,8 +220,8 @@ buildkit_build() {
 
 compare_builds() {
     local round tool
-    # A registry keeps blobs that no manifest names any more, so a tool's second cold run would find its blobs there:
-    # the image repositories and the blobs go before each cold run too.
+    # What a tool has pushed goes before its next cold run: the registry finds a blob only through a repository that
+    # has it, so removing the repository makes it push everything again.
     for round in $(seq "$runs"); do
         echo "# round $round of $runs"
         for tool in ${tools//,/ }; do
