@@ -4,5 +4,8 @@
 //! multi-member gzip) whose frames follow file boundaries, and followed by its [`Toc`] in a skippable frame.
 
 pub mod toc;
+mod toc_codec;
 
 pub use toc::{Entry, EntryKind, Frame, LayerDescriptor, MediaType, Metadata, Timestamp, Toc};
+pub use toc_codec::{ENTRIES_MAX, NAME_MAX, PATH_MAX, TocError, path_problem};
+pub(crate) use toc_codec::{display as display_path, encode_xattrs, parent as parent_path};
