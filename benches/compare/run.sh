@@ -41,7 +41,7 @@ PATH=${BUILDKIT_BIN:+$BUILDKIT_BIN:}$PATH:/usr/sbin:/sbin
 
 if [[ -z $tools ]]; then
     tools=crossdock,buildah
-    if command -v buildkitd buildctl >/dev/null; then tools+=,buildkit; fi
+    if command -v buildkitd >/dev/null && command -v buildctl >/dev/null; then tools+=,buildkit; fi
 fi
 uses() { [[ ,$tools, == *,$1,* ]]; }
 measures() { [[ ,$only, == *,$1,* ]]; }
