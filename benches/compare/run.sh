@@ -41,7 +41,7 @@ PATH=${BUILDKIT_BIN:+$BUILDKIT_BIN:}$PATH:/usr/sbin:/sbin
 
 if [[ -z $tools ]]; then
     tools=crossdock,buildah
-    if command -v buildkitd buildctl >/dev/null; then tools+=,buildkit; fi
+    if command -v buildkitd >/dev/null && command -v buildctl >/dev/null; then tools+=,buildkit; fi
 fi
 uses() { [[ ,$tools, == *,$1,* ]]; }
 measures() { [[ ,$only, == *,$1,* ]]; }
@@ -54,9 +54,17 @@ fi
 work=$(mktemp -d "${TMPDIR:-/tmp}/crossdock-compare.XXXXXX")
 pids=()
 finish() {
+    set +e
     local pid
-    for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null; done
-    if [[ -d $work/buildah ]]; then buildah_storage umount --all >/dev/null 2>&1 || true; fi
+    for pid in "${pids[@]}"; do
+        kill "$pid" 2>/dev/null
+        wait "$pid" 2>/dev/null
+    done
+    if [[ -d $work/buildah ]]; then
+        buildah_storage umount --all >/dev/null 2>&1
+        # The overlay driver keeps its own directory mounted.
+        umount "$work/buildah/root/overlay" 2>/dev/null
+    fi
     rm -rf --one-file-system "$work"
 }
 trap finish EXIT
@@ -111,7 +119,6 @@ base_image() {
         (cd "$root" && cargo test --locked --test e2e the_debian_base)
         found=$(compgen -G "$root/target/tmp/bases/debian-????????????????")
     fi
-    echo '{"default":[{"type":"insecureAcceptAnything"}]}' >"$work/policy.json"
     skopeo --policy "$work/policy.json" copy --quiet --dest-tls-verify=false \
         "oci:$found:latest" "docker://$registry/base:latest"
 }
@@ -220,8 +227,8 @@ buildkit_build() {
 
 compare_builds() {
     local round tool
-    # A registry keeps blobs that no manifest names any more, so a tool's second cold run would find its blobs there:
-    # the image repositories and the blobs go before each cold run too.
+    # What a tool has pushed goes before its next cold run: the registry finds a blob only through a repository that
+    # has it, so removing the repository makes it push everything again.
     for round in $(seq "$runs"); do
         echo "# round $round of $runs"
         for tool in ${tools//,/ }; do
@@ -327,9 +334,19 @@ table() {
     done
 }
 
-start_registry
-measures builds && { base_image; project; compare_builds; }
-measures memory && { [[ -e $work/policy.json ]] || echo '{"default":[{"type":"insecureAcceptAnything"}]}' >"$work/policy.json"; compare_memory; }
-measures layers && compare_layers
-measures builds && table
-if [[ -n $results ]]; then cp "$measurements" "$results"; fi
+main() {
+    echo '{"default":[{"type":"insecureAcceptAnything"}]}' >"$work/policy.json"
+    if measures builds; then
+        start_registry
+        base_image
+        project
+        compare_builds
+    fi
+    if measures memory; then compare_memory; fi
+    if measures layers; then compare_layers; fi
+    if measures builds; then table; fi
+    if [[ -n $results ]]; then cp "$measurements" "$results"; fi
+}
+
+# On one line with `exit`, so that editing this file does not change a run that is under way.
+main; exit

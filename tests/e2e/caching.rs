@@ -192,7 +192,7 @@ fn the_cache_can_be_looked_at_and_emptied() {
     };
     assert_eq!(fingerprint(&dockerfile), fingerprint(&dockerfile));
     assert_ne!(fingerprint(&dockerfile), fingerprint("FROM busybox\nRUN true\n"));
-    lab.context.crossdock().args(["cache", "prune", "--all"]).success();
+    lab.context.crossdock().args(["cache", "prune", "--all", "--force"]).success();
     assert_ne!(nonce(&first), nonce(&lab.image(&dockerfile)));
 }
 
@@ -219,5 +219,7 @@ fn damage_in_the_cache_is_a_miss() {
     assert!(damaged > 3, "found nothing to damage");
     lab.context.crossdock().args(["cache", "verify"]).failure();
     assert_eq!(before, lab.image(dockerfile).tree());
+    lab.context.crossdock().args(["cache", "verify", "--repair"]).success();
     lab.context.crossdock().args(["cache", "verify"]).success();
+    assert_eq!(before, lab.image(dockerfile).tree());
 }

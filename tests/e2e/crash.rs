@@ -100,12 +100,8 @@ fn kill_9_at_random_moments_loses_and_breaks_nothing() {
             assert!(content(&tree, &format!("step-{step}")) == expected, "step {step} is damaged");
         }
         digests.push(image.digest);
-        lab.context
-            .crossdock()
-            .args(["cache", "verify"])
-            .env("CROSSDOCK_LOCAL", lab.context.path(local))
-            .env("CROSSDOCK_CACHE", format!("file://{}", lab.context.path("shared").display()))
-            .success();
+        lab.context.verify_store(local);
+        lab.context.verify_store("shared");
     }
     assert!(digests.iter().all(|digest| *digest == digests[0]), "one image for all: {digests:?}");
     assert_no_processes(&mark);

@@ -105,6 +105,14 @@ fn every_command_in_the_documentation_exists() {
     assert!(checked > 5, "only {checked} commands found: are they still written in fenced blocks?");
 }
 
+/// The reference is what the program says of itself.
+#[test]
+fn the_reference_is_current() {
+    let printed = Context::new().crossdock().arg("__docs").success().stdout();
+    let kept = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cli.md")).unwrap();
+    assert!(printed == kept, "docs/cli.md is old: run `cargo run -- __docs > docs/cli.md`");
+}
+
 /// The two commands that a newcomer is promised.
 #[test]
 fn the_readme_names_the_two_commands() {

@@ -117,6 +117,14 @@ impl Context {
         self.crossdock().args(["build", "--progress=plain"])
     }
 
+    /// Checks everything in a store's directory: a local cache, or one that runners share.
+    #[track_caller]
+    pub(crate) fn verify_store(&self, directory: impl AsRef<Path>) {
+        let directory = self.path(directory);
+        assert!(directory.is_dir(), "{} is not there", directory.display());
+        self.crossdock().args(["cache", "verify"]).option("--local-cache", directory).success();
+    }
+
     /// Another program, in the same hermetic environment.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Run {
         let mut command = Command::new(program);
