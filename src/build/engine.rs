@@ -14,7 +14,7 @@ use super::inputs::Inputs;
 use super::layers::Layers;
 use super::options::BuildRequest;
 use super::plan::Draft;
-use super::solve::{Progress, Solved, Solver};
+use super::solve::{Progress, Solver};
 use crate::digest::Digest;
 use crate::dockerfile;
 use crate::event::{Event, Events, StepId, StepOutcome, Summary};
@@ -145,7 +145,7 @@ impl Engine {
     async fn cancelled(&self) {
         let waiting = std::os::fd::AsFd::as_fd(&self.cancel)
             .try_clone_to_owned()
-            .and_then(|descriptor| tokio::io::unix::AsyncFd::with_interest(descriptor, tokio::io::Interest::READABLE));
+            .and_then(|descriptor| tokio::io::unix::AsyncFd::register_with_interest(descriptor, tokio::io::Interest::READABLE));
         match waiting {
             Ok(event) => {
                 let _ = event.readable().await;
@@ -203,8 +203,10 @@ impl Engine {
     ) -> Result<BuildOutcome, BuildError> {
         let dockerfile = dockerfile::parse(&request.dockerfile.name, &request.dockerfile.text)?;
         for warning in &dockerfile.warnings {
-            if !dockerfile.directives.check.skips(&warning.rule) {
-                self.events.emit(Event::Warning { message: warning.to_string() });
+            if !dockerfile.directives.check.skips(warning.rule) {
+                let message =
+                    format!("{}:{}: {} ({})", dockerfile.name, warning.lines, warning.message, warning.rule);
+                self.events.emit(Event::Warning { message });
             }
         }
         let mut draft = Draft::new(&dockerfile, request)?;
@@ -236,7 +238,8 @@ impl Engine {
         if solved.is_some() {
             let bundle = progress.bundle();
             if bundle != before {
-                self.cache.publish_bundle(&bundle_name, &bundle).await;
+                let published = self.cache.publish_bundle(&bundle_name, bundle).await;
+                published.map_err(|error| BuildError::cache("storing the build's records", error))?;
             }
         }
         self.cache.flush(self.upload_grace).await;

@@ -487,7 +487,7 @@ async fn tar(
                         first_names.entry(group).or_insert_with(|| path.clone());
                     }
                     let needs_content = matches!(kind, EntryKind::File { size, .. } if size > 0);
-                    let mut content: Box<dyn Read> =
+                    let mut content: Box<dyn Read + Send> =
                         if needs_content { files.open(&path)? } else { Box::new(std::io::empty()) };
                     let entry = layer::Entry { path, metadata: node.metadata.clone(), kind };
                     writer.entry(&entry, Some(&mut *content))?;

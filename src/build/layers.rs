@@ -22,7 +22,7 @@ use crate::event::{Event, StepId};
 use crate::hint::Hint as _;
 use crate::image::Descriptor;
 use crate::layer::{
-    self, Compression, FinishedLayer, LayerDescriptor, LayerOptions, LayerWriter, MediaType, Toc, UnpackOptions,
+    self, Compression, FinishedLayer, LayerDescriptor, LayerOptions, LayerWriter, MediaType, ScanOptions, Toc, UnpackOptions,
     Unpacker, Whiteouts,
 };
 use crate::record::{Preimage, Record};
@@ -172,14 +172,14 @@ impl Layers {
                 let target = directory.path().join("fs");
                 fs_err::create_dir(&target).map_err(io)?;
                 let mut unpacker = Unpacker::new(&target, unpack_options(ownership)).map_err(failed)?;
-                let scanned = layer::scan(file, RAW_BYTES_MAX, &mut unpacker).map_err(failed)?;
+                let scanned = layer::scan(file, &scan_options(), &mut unpacker).map_err(failed)?;
                 unpacker.finish().map_err(failed)?;
-                if scanned.blob_digest != digest {
+                if scanned.digest != digest {
                     return Err(BuildError::Lost { digest, keys: Vec::new() });
                 }
                 let toc_bytes = scanned.toc.encode();
                 let toc_digest = local
-                    .write_bytes(&toc_bytes)
+                    .put_bytes(&toc_bytes)
                     .map_err(|error| BuildError::cache("storing a layer's contents", error))?;
                 keep_unpacked(&target, &root, &scanned.diff_id).map_err(io)?;
                 let descriptor =
@@ -238,9 +238,9 @@ impl Layers {
                 let target = directory.path().join("fs");
                 fs_err::create_dir(&target).map_err(io)?;
                 let mut unpacker = Unpacker::new(&target, unpack_options(ownership)).map_err(failed)?;
-                let scanned = layer::scan(file, RAW_BYTES_MAX, &mut unpacker).map_err(failed)?;
+                let scanned = layer::scan(file, &scan_options(), &mut unpacker).map_err(failed)?;
                 unpacker.finish().map_err(failed)?;
-                if scanned.blob_digest != digest || scanned.diff_id != diff_id {
+                if scanned.digest != digest || scanned.diff_id != diff_id {
                     return Err(BuildError::Lost { digest, keys });
                 }
                 keep_unpacked(&target, &root, &diff_id).map_err(io)
@@ -323,6 +323,10 @@ fn unpack_options(ownership: super::engine::Ownership) -> UnpackOptions {
     }
 }
 
+fn scan_options() -> ScanOptions {
+    ScanOptions { max_raw_size: RAW_BYTES_MAX, ..ScanOptions::default() }
+}
+
 /// Moves an unpacked layer to where others find it. One that is there already is as good.
 pub(crate) fn keep_unpacked(directory: &Path, root: &Path, diff_id: &Digest) -> std::io::Result<PathBuf> {
     let home = root.join(diff_id.hex());
@@ -375,7 +379,7 @@ pub(crate) enum InputFiles {
 }
 
 impl Opener for InputFiles {
-    fn open(&self, path: &[u8]) -> Result<Box<dyn Read>, CopyError> {
+    fn open(&self, path: &[u8]) -> Result<Box<dyn Read + Send>, CopyError> {
         let name = std::ffi::OsStr::from_bytes(path);
         let not_found = || CopyError::NotFound { path: display(path) };
         let path = match self {
@@ -433,6 +437,6 @@ pub(crate) fn write_layer(
     fill(&mut writer)?;
     let finished = writer.finish().map_err(failed)?;
     local.adopt_blob(&path, &finished.digest).map_err(store)?;
-    local.write_bytes(&finished.toc_bytes).map_err(store)?;
+    local.put_bytes(&finished.toc_bytes).map_err(store)?;
     Ok(finished)
 }

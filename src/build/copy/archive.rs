@@ -2,7 +2,7 @@
 //! spool file, never onto a file system.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use super::copier::Rules;
@@ -10,7 +10,7 @@ use super::select::{Match, Source, lookup};
 use super::staging::{Content, NewDirectory, Staged, Staging};
 use super::view::{Node, View, base_name, clean, display, join, parent, resolve};
 use super::{CopyError, Opener};
-use crate::digest::{Hashing};
+use crate::digest::Hashing;
 use crate::layer::{self, EntryKind, Metadata, Timestamp};
 
 /// An archive that unpacks to more bytes than this is taken for a bomb.
@@ -32,7 +32,7 @@ pub(crate) fn unpack<V: View>(
     let Some(Node { kind: EntryKind::File { .. }, .. }) = source.lookup(&item.path) else { return Ok(false) };
     let name = display(&item.named);
     let failed = |source: std::io::Error| CopyError::Archive { path: name.clone(), source };
-    let Ok(reader) = layer::decompress(opener.open(&item.path)?) else { return Ok(false) };
+    let Ok((_, reader)) = layer::decompress(opener.open(&item.path)?) else { return Ok(false) };
     let mut archive = tar::Archive::new(reader);
     let mut entries = archive.entries().map_err(failed)?;
     let first = match entries.next() {

@@ -48,6 +48,17 @@ impl DirectoryStore {
         Ok(true)
     }
 
+    /// Stores bytes as a blob; returns their digest.
+    pub fn put_bytes(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        use std::io::Write as _;
+        let digest = Digest::of(bytes);
+        let mut file = self.tmp_file()?;
+        file.write_all(bytes).map_err(self.failed(|| format!("writing blob {digest}")))?;
+        let path = file.into_temp_path();
+        self.adopt_blob(&path, &digest)?;
+        Ok(digest)
+    }
+
     /// Moves a blob that was found damaged aside, so that it is absent and can be written again.
     pub fn quarantine_blob(&self, digest: &Digest) {
         self.quarantine(&self.blob_path(digest));

@@ -139,7 +139,7 @@ impl DirectoryStore {
 
     /// The layers of a record that are not here, or damaged visibly.
     pub(in crate::store) fn absent_layers(&self, record: &Record) -> Vec<crate::digest::Digest> {
-        let layers = record.layers.iter();
+        let layers = record.own_layers().iter();
         layers.filter(|layer| !self.is_stored(&layer.digest, layer.size)).map(|layer| layer.digest).collect()
     }
 
