@@ -31,6 +31,9 @@ const ATTEMPTS_MAX: u32 = 4;
 /// Blocking jobs under way at once. Far more than any build has; it only makes them countable.
 const JOBS_MAX: u32 = 4096;
 
+/// How often a build looks whether it is to end.
+const CANCEL_POLL: Duration = Duration::from_millis(20);
+
 /// How files and owners are handled on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ownership {
@@ -143,15 +146,9 @@ impl Engine {
 
     /// Completes when the build is to end early.
     async fn cancelled(&self) {
-        let waiting = std::os::fd::AsFd::as_fd(&self.cancel)
-            .try_clone_to_owned()
-            .and_then(|descriptor| tokio::io::unix::AsyncFd::register_with_interest(descriptor, tokio::io::Interest::READABLE));
-        match waiting {
-            Ok(event) => {
-                let _ = event.readable().await;
-            }
-            // Without a descriptor to wait on, the commands themselves still see the cancellation.
-            Err(_) => std::future::pending().await,
+        // The token belongs to the executor, which polls it; here a look every now and then is soon enough.
+        while !self.cancel.is_cancelled() {
+            tokio::time::sleep(CANCEL_POLL).await;
         }
     }
 

@@ -123,11 +123,11 @@ impl Image {
         let descriptor = |layer: &LayerDescriptor| Descriptor::new(layer.media_type.as_str(), layer.digest, layer.size);
         let config_bytes = config.to_bytes();
         let config_descriptor = Descriptor::of(media_types::OCI_CONFIG, &config_bytes);
-        let manifest = Manifest::new(
+        let mut manifest = Manifest::new(
             config_descriptor.clone(),
             chain_layers.iter().map(|layer| descriptor(&layer.descriptor)).collect(),
-            request.annotations.clone(),
         );
+        manifest.annotations.clone_from(&request.annotations);
         let push_layers = chain_layers
             .iter()
             .map(|layer| {

@@ -171,7 +171,7 @@ impl Layers {
                 let directory = local.tmp_dir().map_err(|error| BuildError::cache("unpacking a layer", error))?;
                 let target = directory.path().join("fs");
                 fs_err::create_dir(&target).map_err(io)?;
-                let mut unpacker = Unpacker::new(&target, unpack_options(ownership)).map_err(failed)?;
+                let mut unpacker = Unpacker::new(File::open(&target).map_err(io)?, unpack_options(ownership)).map_err(failed)?;
                 let scanned = layer::scan(file, &scan_options(), &mut unpacker).map_err(failed)?;
                 unpacker.finish().map_err(failed)?;
                 if scanned.digest != digest {
@@ -179,7 +179,7 @@ impl Layers {
                 }
                 let toc_bytes = scanned.toc.encode();
                 let toc_digest = local
-                    .put_bytes(&toc_bytes)
+                    .store_bytes(toc_bytes)
                     .map_err(|error| BuildError::cache("storing a layer's contents", error))?;
                 keep_unpacked(&target, &root, &scanned.diff_id).map_err(io)?;
                 let descriptor =
@@ -237,7 +237,7 @@ impl Layers {
                 let directory = local.tmp_dir().map_err(|error| BuildError::cache("unpacking a layer", error))?;
                 let target = directory.path().join("fs");
                 fs_err::create_dir(&target).map_err(io)?;
-                let mut unpacker = Unpacker::new(&target, unpack_options(ownership)).map_err(failed)?;
+                let mut unpacker = Unpacker::new(File::open(&target).map_err(io)?, unpack_options(ownership)).map_err(failed)?;
                 let scanned = layer::scan(file, &scan_options(), &mut unpacker).map_err(failed)?;
                 unpacker.finish().map_err(failed)?;
                 if scanned.digest != digest || scanned.diff_id != diff_id {
@@ -318,7 +318,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 fn unpack_options(ownership: super::engine::Ownership) -> UnpackOptions {
     UnpackOptions {
-        whiteouts: if ownership.user_namespace { Whiteouts::User } else { Whiteouts::Trusted },
+        whiteouts: if ownership.user_namespace { Whiteouts::OverlayUser } else { Whiteouts::OverlayRoot },
         chown: !ownership.single_id,
     }
 }
@@ -364,7 +364,8 @@ async fn fetch(
         BuildError::Image { place: String::new(), image: String::new(), source: Box::new(error), hint }
     })?;
     downloaded.fetch_add(layer.size, Ordering::Relaxed);
-    local.adopt_blob(&target, &layer.digest).map_err(failed)
+    local.adopt_blob(&target, &layer.digest).map_err(failed)?;
+    Ok(local.blob_path(&layer.digest))
 }
 
 /// The files of an input, ready to be opened.
@@ -437,6 +438,6 @@ pub(crate) fn write_layer(
     fill(&mut writer)?;
     let finished = writer.finish().map_err(failed)?;
     local.adopt_blob(&path, &finished.digest).map_err(store)?;
-    local.put_bytes(&finished.toc_bytes).map_err(store)?;
+    local.store_bytes(finished.toc_bytes.clone()).map_err(store)?;
     Ok(finished)
 }

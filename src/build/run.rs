@@ -595,7 +595,7 @@ impl Log {
         if self.kept.is_empty() {
             return Ok(None);
         }
-        let stored = engine.cache.local().put_bytes(&self.kept);
+        let stored = engine.cache.local().store_bytes(self.kept.clone());
         stored.map(Some).map_err(|error| BuildError::cache("storing a step's log", error))
     }
 }

@@ -73,14 +73,12 @@ impl Solver<'_> {
         }
         let mut any = false;
         for slot in slots {
-            let find = |steps: &mut dyn Iterator<Item = &BundleStep>| {
-                steps.find(|step| step.slot == slot).map(|step| step.record.clone())
-            };
-            let old = find(&mut self.before.steps.iter());
+            let is_here = |step: &&BundleStep| step.slot == slot;
+            let old = self.before.steps.iter().find(is_here).map(|step| step.record.clone());
             let new = {
                 let records =
                     self.progress.records.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                find(&mut records.iter().map(|(_, step)| step))
+                records.iter().map(|(_, step)| step).find(is_here).map(|step| step.record.clone())
             };
             let (Some(old), Some(new)) = (old, new) else {
                 any = true;

@@ -49,13 +49,10 @@ impl DirectoryStore {
     }
 
     /// Stores bytes as a blob; returns their digest.
-    pub fn put_bytes(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
-        use std::io::Write as _;
-        let digest = Digest::of(bytes);
-        let mut file = self.tmp_file()?;
-        file.write_all(bytes).map_err(self.failed(|| format!("writing blob {digest}")))?;
-        let path = file.into_temp_path();
-        self.adopt_blob(&path, &digest)?;
+    pub fn store_bytes(&self, bytes: impl Into<Bytes>) -> Result<Digest, StoreError> {
+        let bytes = bytes.into();
+        let digest = Digest::of(&bytes);
+        self.put_bytes(&digest, &bytes)?;
         Ok(digest)
     }
 
