@@ -12,3 +12,6 @@ mod proof;
 mod random;
 mod self_check;
 mod users;
+//! Tests that drive the real program.
+
+mod exec;
