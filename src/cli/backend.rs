@@ -276,7 +276,7 @@ pub(super) async fn cache_usage(local: &Path) -> Result<Usage, CliError> {
         kinds: vec![
             kind("records", usage.records, usage.record_bytes),
             kind("blobs", usage.blobs, usage.blob_bytes),
-            kind("quarantined", usage.quarantined, usage.quarantined_bytes),
+            kind("quarantined", 0, usage.quarantined_bytes),
         ],
     })
 }

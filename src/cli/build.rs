@@ -157,7 +157,8 @@ pub(super) fn fingerprint(
     request.dry_run = true;
     let settings = Settings::resolve(&command.build.cache, environment)?;
     let reporter = report::choose(Progress::Quiet, environment);
-    let outcome = super::runtime()?.block_on(run(&settings, &request, &reporter))?;
+    let machine = Machine::enter();
+    let outcome = super::runtime()?.block_on(run(machine, &settings, &request, &reporter))?;
     let text = match command.format {
         Format::Text => super::fingerprint::text(&outcome.steps),
         Format::Json => super::fingerprint::json(&outcome.steps)?,

@@ -8,10 +8,8 @@ mod caching;
 mod crash;
 mod dockerfiles;
 mod docs;
+mod exec;
 mod proof;
 mod random;
 mod self_check;
 mod users;
-//! Tests that drive the real program.
-
-mod exec;
