@@ -41,6 +41,8 @@ pub struct BuildRequest {
     pub extra_hosts: Vec<(String, String)>,
     /// `--shm-size`, in bytes.
     pub shm_size: u64,
+    /// `--ulimit`: limits of `RUN` steps that differ from the builder's own.
+    pub ulimits: Vec<Ulimit>,
     /// `--secret`.
     pub secrets: Vec<Secret>,
     /// Entitlements granted by `--allow`: `network.host`, `security.insecure`.
@@ -88,6 +90,17 @@ pub enum NamedContext {
     Archive(PathBuf),
     /// `target:stage`: a stage of the same Dockerfile, or the name of another context.
     Stage(String),
+}
+
+/// One limit on a step's processes, as in `setrlimit(2)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ulimit {
+    /// Docker's name: `nofile`, `nproc`, `core` …
+    pub name: String,
+    /// The soft limit; `None` is unlimited.
+    pub soft: Option<u64>,
+    /// The hard limit; `None` is unlimited.
+    pub hard: Option<u64>,
 }
 
 /// A secret that steps may mount. Its value is never printed.

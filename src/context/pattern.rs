@@ -50,14 +50,14 @@ pub fn matches(pattern: &[u8], name: &[u8]) -> Result<bool, BadPattern> {
 }
 
 /// Whether the text has a character that means something in patterns, so that finding no file for it is no error.
-pub fn has_wildcard(text: &str) -> bool {
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => {
-                chars.next();
+pub fn has_wildcard(text: impl AsRef<[u8]>) -> bool {
+    let mut bytes = text.as_ref().iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => {
+                bytes.next();
             }
-            '*' | '?' | '[' => return true,
+            b'*' | b'?' | b'[' => return true,
             _ => {}
         }
     }

@@ -11,7 +11,7 @@ use super::source::{Lines, SourceText};
 pub struct Directives {
     /// The escape character: a backslash or a backtick.
     pub escape: char,
-    /// The frontend image that is asked for, with what follows it.
+    /// The frontend image that is asked for.
     pub syntax: Option<String>,
     /// Which checks are to be made.
     pub check: Check,
@@ -117,23 +117,12 @@ pub fn frontend_of(text: &str) -> Frontend {
     syntax_of(text).map_or(Frontend::Builtin, |(syntax, _)| Frontend::named(&syntax))
 }
 
-/// The value of `syntax` and its line.
+/// The value of `syntax` without what follows it, and its line.
 pub(super) fn syntax_of(text: &str) -> Option<(String, usize)> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let shebang = text.starts_with("#!");
-    let body = if shebang { text.split_once('\n').map_or("", |(_, rest)| rest) } else { text };
-    let skipped = usize::from(shebang);
-    for comment in ["#", "//"] {
-        let mut directives = Scanner { comment, seen: BTreeSet::new(), done: false };
-        for (index, line) in body.lines().enumerate() {
-            match directives.line(line) {
-                Ok(Some((key, value))) if key == "syntax" => {
-                    return Some((value.to_owned(), index + skipped + 1));
-                }
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => break,
-            }
-        }
+    let (body, skipped) = behind_shebang(text);
+    let found = find("syntax", "#", text).or_else(|| find("syntax", "//", text));
+    if found.is_some() {
+        return found;
     }
     // Only a text that looks like an object is worth the attempt.
     if !body.trim_start().starts_with('{') {
@@ -141,6 +130,30 @@ pub(super) fn syntax_of(text: &str) -> Option<(String, usize)> {
     }
     let object: serde_json::Value = serde_json::from_str(body).ok()?;
     Some((object.get("syntax")?.as_str()?.to_owned(), skipped + 1))
+}
+
+/// The value of `check` without what follows it, and its line.
+pub(super) fn check_of(text: &str) -> Option<(String, usize)> {
+    find("check", "#", text)
+}
+
+/// The text behind a byte order mark and a `#!` line, and how many lines these take.
+fn behind_shebang(text: &str) -> (&str, usize) {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if text.starts_with("#!") { (text.split_once('\n').map_or("", |(_, rest)| rest), 1) } else { (text, 0) }
+}
+
+/// A directive at the top of the text or behind its `#!` line: the value up to the first blank, and the line.
+fn find(key: &str, comment: &'static str, text: &str) -> Option<(String, usize)> {
+    let (body, skipped) = behind_shebang(text);
+    let mut scanner = Scanner { comment, ..Scanner::new() };
+    for (index, line) in body.lines().enumerate() {
+        let (found, value) = scanner.line(line).ok()??;
+        if found == key {
+            return Some((value.split(' ').next().unwrap_or_default().to_owned(), index + skipped + 1));
+        }
+    }
+    None
 }
 
 /// Reads directives line by line until the first line that is none.
@@ -181,29 +194,16 @@ fn key_value(text: &str) -> Option<(String, &str)> {
     (matches!(key.as_str(), "syntax" | "escape" | "check") && !value.is_empty()).then_some((key, value))
 }
 
-/// Adds what a directive says.
-pub(super) fn apply(
-    directives: &mut Directives,
-    source: &SourceText,
-    line: usize,
-    key: &str,
-    value: &str,
-) -> Result<(), DockerfileError> {
-    let error = |message: String| DockerfileError::at(source, Lines::one(line), message).word(value);
-    match key {
-        "escape" => {
-            directives.escape = match value {
-                "`" => '`',
-                "\\" => '\\',
-                _ => return Err(error(format!("invalid escape token '{value}' does not match ` or \\"))),
-            };
+/// Reads the value of `escape`.
+pub(super) fn escape(source: &SourceText, line: usize, value: &str) -> Result<char, DockerfileError> {
+    match value {
+        "`" => Ok('`'),
+        "\\" => Ok('\\'),
+        _ => {
+            let message = format!("invalid escape token '{value}' does not match ` or \\");
+            Err(DockerfileError::at(source, Lines::one(line), message).word(value))
         }
-        "check" => {
-            directives.check = Check::parse(value.split(' ').next().unwrap_or_default()).map_err(error)?;
-        }
-        _ => directives.syntax = Some(value.to_owned()),
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -234,6 +234,14 @@ mod tests {
         ] {
             assert_eq!(frontend_of(syntax), Frontend::Other(name.to_owned()), "{syntax}");
         }
+    }
+
+    #[test]
+    fn directives_are_found_behind_a_shebang() {
+        assert_eq!(syntax_of("#!/bin/sh\n# syntax = a:b // c\n"), Some(("a:b".to_owned(), 2)));
+        assert_eq!(check_of("\u{feff}#check=skip=all // c\nFROM a"), Some(("skip=all".to_owned(), 1)));
+        assert_eq!(check_of("#!/bin/sh\n\n# check=skip=all\n"), None);
+        assert_eq!(syntax_of("{\"syntax\": \"a\"}\n# syntax=b"), None);
     }
 
     #[test]

@@ -66,6 +66,11 @@ impl Flags {
         self.values.get(name)?.first().filter(|value| !value.is_empty()).cloned()
     }
 
+    /// The value of a text option, even if it is empty.
+    pub(super) fn given(&self, name: &str) -> Option<&str> {
+        self.values.get(name)?.first().map(String::as_str)
+    }
+
     /// The values of a repeatable option.
     pub(super) fn texts(&self, name: &str) -> Vec<String> {
         self.values.get(name).cloned().unwrap_or_default()

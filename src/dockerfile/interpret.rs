@@ -1,5 +1,7 @@
 //! The upper half of the parser: untyped instructions to typed ones, and these to stages.
 
+use std::collections::BTreeSet;
+
 use super::directive::Check;
 use super::error::DockerfileError;
 use super::flags::{Flags, Kind};
@@ -42,12 +44,20 @@ pub(super) struct Interpreter<'s> {
     source: &'s SourceText,
     pub(super) meta_args: Vec<Spanned<ArgDecl>>,
     pub(super) stages: Vec<Stage>,
+    /// The names of the stages.
+    names: BTreeSet<String>,
     pub(super) warnings: Vec<Warning>,
 }
 
 impl<'s> Interpreter<'s> {
     pub(super) fn new(source: &'s SourceText) -> Self {
-        Self { source, meta_args: Vec::new(), stages: Vec::new(), warnings: Vec::new() }
+        Self {
+            source,
+            meta_args: Vec::new(),
+            stages: Vec::new(),
+            names: BTreeSet::new(),
+            warnings: Vec::new(),
+        }
     }
 
     /// Takes the next instruction.
@@ -116,7 +126,7 @@ impl<'s> Interpreter<'s> {
                         format!("Stage name should not use the same name as reserved stage {lower:?}");
                     self.warn(node, "ReservedStageName", message);
                 }
-                if self.stages.iter().any(|stage| stage.from.name.as_ref() == Some(&lower)) {
+                if !self.names.insert(lower.clone()) {
                     let message = format!("Duplicate stage name {name:?}, stage names should be unique");
                     self.warn(node, "DuplicateStageName", message);
                 }
@@ -309,7 +319,7 @@ impl Reader<'_> {
                 })
             })
             .collect::<Result<_, _>>()?;
-        let network = match flags.text("network").as_deref() {
+        let network = match flags.given("network") {
             None | Some("default") => Network::Default,
             Some("none") => Network::None,
             Some("host") => Network::Host,
@@ -319,7 +329,7 @@ impl Reader<'_> {
                     .with_hint("the modes are default, none and host"));
             }
         };
-        let security = match flags.text("security").as_deref() {
+        let security = match flags.given("security") {
             None | Some("sandbox") => Security::Sandbox,
             Some("insecure") => Security::Insecure,
             Some(other) => {

@@ -1,7 +1,7 @@
 //! The lower half of the parser: directives, comments, continuation lines and heredocs; text to untyped instructions.
 
 use super::Warning;
-use super::directive::{self, Directives, Scanner};
+use super::directive::{self, Scanner};
 use super::error::DockerfileError;
 use super::heredoc::{self, Heredoc};
 use super::source::{Lines, SourceText};
@@ -41,7 +41,8 @@ impl Node {
 /// A text taken apart.
 #[derive(Debug)]
 pub(super) struct Nodes {
-    pub(super) directives: Directives,
+    /// The escape character.
+    pub(super) escape: char,
     pub(super) nodes: Vec<Node>,
     pub(super) warnings: Vec<Warning>,
 }
@@ -50,7 +51,7 @@ pub(super) struct Nodes {
 pub(super) fn parse(source: &SourceText, text: &str) -> Result<Nodes, DockerfileError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut scanner = Scanner::new();
-    let mut directives = Directives::default();
+    let mut escape = '\\';
     let mut nodes = Vec::new();
     let mut warnings = Vec::new();
     let mut comments: Vec<String> = Vec::new();
@@ -63,7 +64,9 @@ pub(super) fn parse(source: &SourceText, text: &str) -> Result<Nodes, Dockerfile
             DockerfileError::at(source, Lines::one(start), message)
         })?;
         if let Some((key, value)) = directive {
-            directive::apply(&mut directives, source, start, &key, value)?;
+            if key == "escape" {
+                escape = directive::escape(source, start, value)?;
+            }
             continue;
         }
         if let Some(comment) = line.strip_prefix('#') {
@@ -73,7 +76,7 @@ pub(super) fn parse(source: &SourceText, text: &str) -> Result<Nodes, Dockerfile
             }
             continue;
         }
-        let (first, mut continues) = split_continuation(line, directives.escape);
+        let (first, mut continues) = split_continuation(line, escape);
         if !continues && first.is_empty() {
             continue;
         }
@@ -90,7 +93,7 @@ pub(super) fn parse(source: &SourceText, text: &str) -> Result<Nodes, Dockerfile
                 empty_line = Some(lines.number);
                 continue;
             }
-            let (part, more) = split_continuation(line, directives.escape);
+            let (part, more) = split_continuation(line, escape);
             joined.push_str(part);
             continues = more;
         }
@@ -98,7 +101,7 @@ pub(super) fn parse(source: &SourceText, text: &str) -> Result<Nodes, Dockerfile
             let message = "Empty continuation lines will become errors in a future release".to_owned();
             warnings.push(Warning { rule: "NoEmptyContinuation", message, lines: Lines::one(line) });
         }
-        let mut node = parse_line(source, Lines::new(start, lines.number), &joined, directives.escape, 0)?;
+        let mut node = parse_line(source, Lines::new(start, lines.number), &joined, escape, 0)?;
         if holds_heredocs(&node) && joined.contains("<<") {
             read_heredocs(&mut lines, &mut node)?;
         }
@@ -111,7 +114,7 @@ pub(super) fn parse(source: &SourceText, text: &str) -> Result<Nodes, Dockerfile
         return Err(DockerfileError::at(source, Lines::one(lines.number.max(1)), message)
             .with_hint("a Dockerfile begins with FROM"));
     }
-    Ok(Nodes { directives, nodes, warnings })
+    Ok(Nodes { escape, nodes, warnings })
 }
 
 /// The physical lines, with their ends.
@@ -253,7 +256,9 @@ fn read_heredocs(lines: &mut Physical<'_>, node: &mut Node) -> Result<(), Docker
         loop {
             let Some(line) = lines.next()? else {
                 let message = format!("unterminated heredoc: no line is {:?}", heredoc.name);
-                return Err(DockerfileError::at(source, node.lines, message).word("<<"));
+                return Err(DockerfileError::at(source, node.lines, message).word("<<").with_hint(
+                    "end it with a line that is only the delimiter; if no heredoc is meant, quote the <<",
+                ));
             };
             if heredoc.ends_at(line) {
                 break;

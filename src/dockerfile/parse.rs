@@ -1,6 +1,6 @@
 //! The entry points: a whole Dockerfile, or one ONBUILD trigger.
 
-use super::directive::{self, Frontend};
+use super::directive::{self, Check, Directives, Frontend};
 use super::error::DockerfileError;
 use super::instruction::{Dockerfile, Instruction, Spanned};
 use super::interpret::{Interpreter, Reader, check_trigger};
@@ -21,11 +21,10 @@ pub fn parse_with_syntax(
 ) -> Result<Dockerfile, DockerfileError> {
     let text = decode(name, text)?;
     let source = SourceText::new(name, text.strip_prefix('\u{feff}').unwrap_or(&text));
-    let (wanted, line) = match syntax {
-        Some(syntax) => (Some(syntax.to_owned()), 1),
-        None => directive::syntax_of(&text).map_or((None, 1), |(syntax, line)| (Some(syntax), line)),
-    };
-    if let Some(Frontend::Other(image)) = wanted.as_deref().map(Frontend::named) {
+    let directive = directive::syntax_of(&text);
+    let line = directive.as_ref().filter(|_| syntax.is_none()).map_or(1, |(_, line)| *line);
+    let directive = directive.map(|(syntax, _)| syntax);
+    if let Some(Frontend::Other(image)) = syntax.or(directive.as_deref()).map(Frontend::named) {
         let message = format!("the frontend image {image} is not supported");
         let error = DockerfileError::at(&source, Lines::one(line), message).word(&image);
         return Err(error.with_hint(if syntax.is_some() {
@@ -34,7 +33,13 @@ pub fn parse_with_syntax(
             "remove the syntax directive, or use docker/dockerfile:1, which is built in"
         }));
     }
+    let check = match directive::check_of(&text) {
+        None => Check::default(),
+        Some((check, line)) => Check::parse(&check)
+            .map_err(|message| DockerfileError::at(&source, Lines::one(line), message).word(&check))?,
+    };
     let nodes = node::parse(&source, &text)?;
+    let directives = Directives { escape: nodes.escape, syntax: directive, check };
     let mut interpreter = Interpreter::new(&source);
     for node in &nodes.nodes {
         interpreter.add(node)?;
@@ -49,14 +54,7 @@ pub fn parse_with_syntax(
     let mut all = nodes.warnings;
     all.extend(warnings);
     all.sort_by_key(|warning| warning.lines);
-    Ok(Dockerfile {
-        name: name.to_owned(),
-        source,
-        directives: nodes.directives,
-        meta_args,
-        stages,
-        warnings: all,
-    })
+    Ok(Dockerfile { name: name.to_owned(), source, directives, meta_args, stages, warnings: all })
 }
 
 /// Understands the text of one ONBUILD trigger, as it stands in a base image's configuration.

@@ -109,7 +109,9 @@ pub enum Id {
     Name(String),
 }
 
-/// `user[:group]` of `--chown` and USER. Without a group, the group of a numeric user is the same number.
+/// The value of `--chown`, `user[:group]`. Without a group, the group is the number that the user turns out to have.
+///
+/// USER is resolved otherwise (names win over numbers, and `root` is looked up), and only when a process is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
     /// Who.
@@ -123,21 +125,21 @@ impl FromStr for Owner {
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
         let error = || ValueError::Owner { text: text.to_owned() };
-        let id = |part: &str| match part.parse::<u32>() {
-            Ok(number) if part.starts_with(|c: char| c.is_ascii_digit()) => Ok(Id::Number(number)),
-            // A number that is no id is not a name either.
-            _ if part.is_empty() || part.bytes().all(|b| b.is_ascii_digit()) => Err(error()),
+        let id = |part: &str| match part {
+            // Root is always 0, whether or not the image knows it; so is an empty part.
+            "" | "root" => Ok(Id::Number(0)),
+            _ if part.bytes().all(|b| b.is_ascii_digit()) => {
+                let number = part.parse::<i32>().ok().and_then(|number| u32::try_from(number).ok());
+                number.map(Id::Number).ok_or_else(error)
+            }
+            _ if part.contains(':') => Err(error()),
             _ => Ok(Id::Name(part.to_owned())),
         };
-        match text.split_once(':') {
-            None => Ok(Self { user: id(text)?, group: None }),
-            Some((_, group)) if group.contains(':') => Err(error()),
-            // An empty group is as good as none, an empty user is root.
-            Some((user, group)) => Ok(Self {
-                user: if user.is_empty() { Id::Number(0) } else { id(user)? },
-                group: if group.is_empty() { None } else { Some(id(group)?) },
-            }),
+        let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+        if text.is_empty() {
+            return Err(error());
         }
+        Ok(Self { user: id(user)?, group: group.map(id).transpose()? })
     }
 }
 
@@ -304,12 +306,13 @@ mod tests {
             ("app:staff", name("app"), Some(name("staff"))),
             ("app:0", name("app"), Some(number(0))),
             (":5", number(0), Some(number(5))),
-            ("app:", name("app"), None),
+            ("app:", name("app"), Some(number(0))),
+            ("root:root", number(0), Some(number(0))),
             ("+1", name("+1"), None),
         ] {
             assert_eq!(text.parse(), Ok(Owner { user, group }), "{text}");
         }
-        for bad in ["", "a:b:c", "4294967296", "1:99999999999"] {
+        for bad in ["", "a:b:c", "2147483648", "1:99999999999"] {
             assert!(bad.parse::<Owner>().is_err(), "{bad}");
         }
     }

@@ -45,7 +45,8 @@ pub enum EntryKind {
         size: u64,
         /// Digest of the content.
         content: Digest,
-        /// Where the content begins in the uncompressed tar.
+        /// Where the content begins in the uncompressed tar; 0 (where a header always is) if it does not lie there
+        /// in one piece, as in sparse entries of archives that GNU tar wrote.
         offset: u64,
     },
     /// Another name of something that is no directory: of an earlier entry of this layer, or, in layers that others

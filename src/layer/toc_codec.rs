@@ -70,7 +70,7 @@ pub fn path_problem(path: &[u8]) -> Option<&'static str> {
 }
 
 /// The path of the directory that `path` is in: empty for what is in the root, `None` for the root itself.
-pub fn parent(path: &[u8]) -> Option<&[u8]> {
+pub(crate) fn parent(path: &[u8]) -> Option<&[u8]> {
     if path.is_empty() {
         return None;
     }

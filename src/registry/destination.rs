@@ -81,20 +81,6 @@ pub enum DestinationError {
         /// The cause.
         source: BoxError,
     },
-    /// The provider supplied something else than the layer.
-    #[error(
-        "layer {digest} should have {size} bytes, but what there is of it has {actual} and the digest {found}"
-    )]
-    Mismatch {
-        /// The layer.
-        digest: Digest,
-        /// Its size.
-        size: u64,
-        /// The digest of what was supplied.
-        found: Digest,
-        /// The size of what was supplied.
-        actual: u64,
-    },
     /// The image cannot be expressed in the output's format.
     #[error("cannot write {location}: {reason}")]
     Unsupported {

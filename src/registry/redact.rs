@@ -3,7 +3,7 @@
 use url::Url;
 
 /// A URL for messages: without user, password, query and fragment. Signed URLs carry their signature in the query.
-pub(super) fn url(url: &Url) -> String {
+pub(super) fn address(url: &Url) -> String {
     let mut shown = url.clone();
     let query = shown.query().is_some();
     shown.set_query(None);
@@ -24,11 +24,11 @@ pub(super) fn text(text: &str) -> String {
         let word: String = word.chars().filter(|c| !c.is_control()).take(LENGTH_MAX).collect();
         let word = match (word.find("http://"), word.find("https://")) {
             (Some(at), _) | (None, Some(at)) => {
-                let (before, address) = word.split_at(at);
-                let end = address.find(['"', '\'', '>', ')', ',']).unwrap_or(address.len());
-                let (address, after) = address.split_at(end);
-                match Url::parse(address) {
-                    Ok(parsed) => format!("{before}{}{after}", self::url(&parsed)),
+                let (before, rest) = word.split_at(at);
+                let end = rest.find(['"', '\'', '>', ')', ',']).unwrap_or(rest.len());
+                let (found, after) = rest.split_at(end);
+                match Url::parse(found) {
+                    Ok(parsed) => format!("{before}{}{after}", address(&parsed)),
                     Err(_) => format!("{before}…"),
                 }
             }
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn what_is_secret_in_a_url_is_not_shown() {
         let secret = Url::parse("https://user:pass@host/path?X-Amz-Signature=abc#frag").unwrap();
-        assert_eq!(url(&secret), "https://host/path?…");
+        assert_eq!(address(&secret), "https://host/path?…");
         let line =
             text("error sending request for url (https://u:p@host/x?sig=abc): refused\u{1b}[31m\nnext");
         assert_eq!(line, "error sending request for url (https://host/x?…): refused[31m next");

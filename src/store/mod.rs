@@ -3,6 +3,13 @@
 //! [`Store`] is the contract. Truth is immutable; the publication order is blobs, then the record that names
 //! them; every read is verified; damage and eviction are a miss, never an error of the build.
 
+mod cache;
+mod directory;
+pub mod maintain;
+mod memory;
+mod remote;
+pub mod url;
+
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +17,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::digest::Digest;
+use crate::hint::Hint;
 use crate::record::{Bundle, BundleName, Key, Record, Scope};
+
+pub use cache::{Cache, CacheOptions, CacheStats, FlushReport, Hit, Origin};
+pub use directory::{Clock, DirectoryStore, Lock, OpenError};
+pub use memory::MemoryStore;
 
 /// Where the bytes of a blob come from.
 #[derive(Debug, Clone)]
@@ -62,6 +74,21 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+}
+
+impl Hint for StoreError {
+    fn hint(&self) -> Option<String> {
+        let Self::Io { source, .. } = self else { return None };
+        match source.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Some("free some space: `crossdock cache prune` removes what was not used lately".to_owned())
+            }
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                Some("the store must be writable by this user, or be used read-only".to_owned())
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Keeps blobs by digest and records by key and scope.

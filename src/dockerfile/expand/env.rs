@@ -25,6 +25,16 @@ impl Env for NoEnv {
     }
 }
 
+impl<E: Env + ?Sized> Env for &E {
+    fn get(&self, name: &str) -> Option<&str> {
+        (**self).get(name)
+    }
+
+    fn names(&self) -> Vec<&str> {
+        (**self).names()
+    }
+}
+
 /// Later entries win.
 impl<K: AsRef<str>, V: AsRef<str>> Env for [(K, V)] {
     fn get(&self, name: &str) -> Option<&str> {
@@ -38,21 +48,21 @@ impl<K: AsRef<str>, V: AsRef<str>> Env for [(K, V)] {
 
 impl<K: AsRef<str>, V: AsRef<str>> Env for Vec<(K, V)> {
     fn get(&self, name: &str) -> Option<&str> {
-        self.as_slice().get_env(name)
+        Env::get(self.as_slice(), name)
     }
 
     fn names(&self) -> Vec<&str> {
-        self.as_slice().names()
+        Env::names(self.as_slice())
     }
 }
 
 impl<K: AsRef<str>, V: AsRef<str>, const N: usize> Env for [(K, V); N] {
     fn get(&self, name: &str) -> Option<&str> {
-        self.as_slice().get_env(name)
+        Env::get(self.as_slice(), name)
     }
 
     fn names(&self) -> Vec<&str> {
-        self.as_slice().names()
+        Env::names(self.as_slice())
     }
 }
 
@@ -73,16 +83,5 @@ impl<V: AsRef<str>, S: std::hash::BuildHasher> Env for HashMap<String, V, S> {
 
     fn names(&self) -> Vec<&str> {
         self.keys().map(String::as_str).collect()
-    }
-}
-
-/// `slice.get` is taken by the slice itself.
-trait SliceEnv {
-    fn get_env(&self, name: &str) -> Option<&str>;
-}
-
-impl<K: AsRef<str>, V: AsRef<str>> SliceEnv for [(K, V)] {
-    fn get_env(&self, name: &str) -> Option<&str> {
-        Env::get(self, name)
     }
 }

@@ -14,6 +14,9 @@ const MAX_DEPTH: usize = 64;
 /// can be started with a variable of more than 128 KiB.
 const MAX_GROWTH: usize = 1 << 20;
 
+/// How many steps the patterns of one text may take together: about a second.
+const MAX_WORK: usize = 1 << 28;
+
 /// Why a text cannot be expanded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExpandError {
@@ -60,6 +63,9 @@ pub enum ExpandError {
     /// Too long.
     #[error("the expanded text is too long (over {MAX_GROWTH} bytes more than what is written)")]
     TooLong,
+    /// Long patterns in long values.
+    #[error("the patterns in the substitutions are too complex")]
+    TooComplex,
 }
 
 /// A word after expansion.
@@ -121,6 +127,8 @@ struct Run<'a> {
     depth: usize,
     /// How many bytes may still be produced.
     budget: usize,
+    /// How many steps patterns may still take.
+    work: usize,
     expanded: Expanded,
 }
 
@@ -169,6 +177,7 @@ impl<'a> Run<'a> {
             raw_escapes: lexer.raw_escapes,
             depth: 0,
             budget: text.len().saturating_mul(2).saturating_add(MAX_GROWTH),
+            work: MAX_WORK,
             expanded: Expanded::default(),
         }
     }
@@ -414,7 +423,7 @@ impl<'a> Run<'a> {
                     None => (false, &*word),
                 };
                 let value = value.unwrap_or_default();
-                let pattern = Pattern::parse(text)?;
+                let pattern = self.pattern(text, value)?;
                 let rest = if operator == '#' {
                     pattern.trim_prefix(value, longest)
                 } else {
@@ -435,7 +444,232 @@ impl<'a> Run<'a> {
         if value.is_none() && self.lexer.skip_unset {
             return Ok(format!("${{{name}/{text}/{replacement}}}"));
         }
-        let pattern = Pattern::parse(&text)?;
-        pattern.replace(value.unwrap_or_default(), &replacement, all, self.budget).ok_or(ExpandError::TooLong)
+        let value = value.unwrap_or_default();
+        let pattern = self.pattern(&text, value)?;
+        pattern.replace(value, &replacement, all, self.budget).ok_or(ExpandError::TooLong)
+    }
+
+    /// A pattern that is about to be looked for in `value`.
+    fn pattern(&mut self, text: &str, value: &str) -> Result<Pattern, ExpandError> {
+        let pattern = Pattern::parse(text)?;
+        self.work = self.work.checked_sub(pattern.work(value)).ok_or(ExpandError::TooComplex)?;
+        Ok(pattern)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::NoEnv;
+    use super::*;
+
+    /// From BuildKit's tests: text, environment, result (`None` is an error), used, unmatched.
+    type Case = (
+        &'static str,
+        &'static [(&'static str, &'static str)],
+        Option<&'static str>,
+        &'static str,
+        &'static str,
+    );
+
+    const CASES: &[Case] = &[
+        ("x", &[("DUMMY", "dummy")], Some("x"), "", ""),
+        ("x ${UNUSED}", &[("DUMMY", "dummy")], Some("x "), "", "UNUSED"),
+        ("x ${FOO}", &[("FOO", "y")], Some("x y"), "FOO", ""),
+        (
+            "${FOO-aaa} ${BAR-bbb} ${BAZ-ccc}",
+            &[("FOO", "xxx"), ("BAR", "")],
+            Some("xxx  ccc"),
+            "BAR FOO",
+            "BAZ",
+        ),
+        (
+            "${FOO:-aaa} ${BAR:-bbb} ${BAZ:-ccc}",
+            &[("FOO", "xxx"), ("BAR", "")],
+            Some("xxx bbb ccc"),
+            "BAR FOO",
+            "BAZ",
+        ),
+        ("${FOO:-}", &[("FOO", "xxx")], Some("xxx"), "FOO", ""),
+        ("${FOO:-}", &[], Some(""), "", "FOO"),
+        (
+            "${FOO+aaa} ${BAR+bbb} ${BAZ+ccc}",
+            &[("FOO", "xxx"), ("BAR", "")],
+            Some("aaa bbb "),
+            "BAR FOO",
+            "BAZ",
+        ),
+        (
+            "${FOO:+aaa} ${BAR:+bbb} ${BAZ:+ccc}",
+            &[("FOO", "xxx"), ("BAR", "")],
+            Some("aaa  "),
+            "BAR FOO",
+            "BAZ",
+        ),
+        ("${FOO?aaa}", &[("FOO", "xxx")], Some("xxx"), "FOO", ""),
+        ("${BAR?bbb}", &[("BAR", "")], Some(""), "BAR", ""),
+        ("${BAZ?ccc}", &[], None, "", ""),
+        ("${FOO:?aaa}", &[("FOO", "xxx")], Some("xxx"), "FOO", ""),
+        ("${BAR:?bbb}", &[("BAR", "")], None, "", ""),
+        ("${BAZ:?ccc}", &[], None, "", ""),
+        ("${FOO=aaa}", &[("FOO", "xxx")], None, "", ""),
+        ("${FOO=:aaa}", &[("FOO", "xxx")], None, "", ""),
+        ("${FOO=}", &[], None, "", ""),
+        ("${FOO#()[]{\\}^$.\\*\\?|\\\\}", &[("FOO", "()[]{}^$.*?|\\x")], Some("x"), "FOO", ""),
+        ("${FOO%%\\**}", &[("FOO", "xx**")], Some("xx"), "FOO", ""),
+        ("${FOO#*x*y}", &[("FOO", "xxyy")], Some("y"), "FOO", ""),
+        ("${FOO#*}", &[("FOO", "xxyy")], Some("xxyy"), "FOO", ""),
+        ("${FOO#$BAR}", &[("FOO", "xxyy"), ("BAR", "x")], Some("xyy"), "BAR FOO", ""),
+        ("${FOO#$BAR}", &[("FOO", "xxyy"), ("BAR", "")], Some("xxyy"), "BAR FOO", ""),
+        ("${FOO#}", &[("FOO", "xxyy")], Some("xxyy"), "FOO", ""),
+        ("${FOO##*x}", &[("FOO", "xxyy")], Some("yy"), "FOO", ""),
+        ("${FOO##}", &[("FOO", "xxyy")], Some("xxyy"), "FOO", ""),
+        ("${FOO#?\\?}", &[("FOO", "???y")], Some("?y"), "FOO", ""),
+        ("${ABC:-.}${FOO%x}${ABC:-.}", &[("FOO", "xxyy")], Some(".xxyy."), "FOO", "ABC"),
+        ("${FOO%%\\**\\*}", &[("FOO", "a***yy*")], Some("a"), "FOO", ""),
+        ("${FOO%}", &[("FOO", "xxyy")], Some("xxyy"), "FOO", ""),
+        ("${FOO%%$BAR}", &[("FOO", "xxyy"), ("BAR", "")], Some("xxyy"), "BAR FOO", ""),
+        ("${FOO%.*} ${FOO%%.*}", &[("FOO", "a.b.c")], Some("a.b a"), "FOO", ""),
+        ("${FOO#*.} ${FOO##*.}", &[("FOO", "a.b.c")], Some("b.c c"), "FOO", ""),
+        ("${FOO:#}", &[], None, "", ""),
+        ("${FOO:##}", &[], None, "", ""),
+        ("${FOO:%}", &[], None, "", ""),
+        ("${FOO:%%}", &[], None, "", ""),
+        ("${FOO#\\x}", &[("FOO", "x")], None, "", ""),
+        (
+            "${FOO/$NEEDLE/.} - ${FOO//$NEEDLE/.}",
+            &[("FOO", "/foo*/*/*.txt"), ("NEEDLE", "\\*/")],
+            Some("/foo.*/*.txt - /foo..*.txt"),
+            "FOO NEEDLE",
+            "",
+        ),
+        (
+            "${FOO/$NEEDLE/} - ${FOO//$NEEDLE/}",
+            &[("FOO", "/tmp/tmp/bar.txt"), ("NEEDLE", "/tmp")],
+            Some("/tmp/bar.txt - /bar.txt"),
+            "FOO NEEDLE",
+            "",
+        ),
+        (
+            "${FOO/$NEEDLE/$REPLACEMENT} - ${FOO//$NEEDLE/$REPLACEMENT}",
+            &[("FOO", "/a/foo/b/c.txt"), ("NEEDLE", "/?/"), ("REPLACEMENT", "/")],
+            Some("/foo/b/c.txt - /foo/c.txt"),
+            "FOO NEEDLE REPLACEMENT",
+            "",
+        ),
+        ("${FOO//\\//\\/}", &[("FOO", "/tmp/foo.txt")], Some("\\/tmp\\/foo.txt"), "FOO", ""),
+        ("${FOO/$BAR/ww}", &[("FOO", "xxyy"), ("BAR", "")], Some("wwxxyy"), "BAR FOO", ""),
+        ("${FOO//$BAR/w}", &[("FOO", "xy"), ("BAR", "")], Some("wxwyw"), "BAR FOO", ""),
+        ("${FOO//*/w}", &[("FOO", "xy")], Some("w"), "FOO", ""),
+        ("${FOO//x/\\$0$BAR}", &[("FOO", "xy"), ("BAR", "$0$0")], Some("\\xxxy"), "BAR FOO", ""),
+        ("${FOO//ww}", &[("FOO", "xxyy")], None, "", ""),
+        ("${FOO//}", &[("FOO", "xxyy")], None, "", ""),
+        ("${FOO///}", &[("FOO", "xxyy")], Some("xxyy"), "FOO", ""),
+        ("${FOO///}", &[], Some(""), "", "FOO"),
+    ];
+
+    #[test]
+    fn modifiers_work_like_buildkit_s() {
+        for (text, env, expected, used, unmatched) in CASES {
+            let result = Lexer::new('\\').word(text, env);
+            let Some(expected) = expected else {
+                assert!(result.is_err(), "{text}: {result:?}");
+                continue;
+            };
+            let result = result.unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(result.text, *expected, "{text}");
+            assert_eq!(result.used.into_iter().collect::<Vec<_>>().join(" "), *used, "{text}");
+            assert_eq!(result.unmatched.into_iter().collect::<Vec<_>>().join(" "), *unmatched, "{text}");
+        }
+    }
+
+    #[test]
+    fn messages_say_what_is_wrong() {
+        let error = |text: &str| Lexer::new('\\').word(text, &[("NULL", "")]).unwrap_err().to_string();
+        assert_eq!(error("${X?give X}"), "X: give X");
+        assert_eq!(error("${X:?}"), "X: is not allowed to be unset");
+        assert_eq!(error("${NULL:?}"), "NULL: is not allowed to be empty");
+        assert_eq!(error("${X!y}"), "unsupported modifier (!) in substitution");
+        assert_eq!(error("${X:=y}"), "unsupported modifier (:=) in substitution");
+        assert_eq!(error("${X"), "syntax error: missing '}' in ${}");
+        assert_eq!(error("${X/a}"), "syntax error: missing '/' in ${}");
+        assert_eq!(error("'a"), "unexpected end of statement while looking for matching single-quote");
+    }
+
+    #[test]
+    fn the_escape_character_can_be_a_backtick() {
+        let word = |text: &str| Lexer::new('`').word(text, &[("X", "x")]).unwrap().text;
+        assert_eq!(word("C:\\dir\\$X"), "C:\\dir\\x");
+        assert_eq!(word("`$X \"`\"`$X``\""), "$X \"$X`");
+    }
+
+    #[test]
+    fn heredoc_bodies_keep_their_quotes() {
+        let body = Lexer::heredoc().word("\"$X\" 'it''s $X' \\$X \\\\\n", &[("X", "x")]).unwrap().text;
+        assert_eq!(body, "\"x\" 'it''s x' $X \\\n");
+    }
+
+    #[test]
+    fn raw_lexers_keep_what_they_do_not_know() {
+        let lexer = Lexer { raw_quotes: true, skip_unset: true, ..Lexer::new('\\') };
+        let word = |text: &str| lexer.word(text, &[("X", "x")]).unwrap().text;
+        assert_eq!(word("'$X' \"$X\" $Y ${Y} ${Y:-$X} ${Y/a/b}"), "'$X' \"x\" $Y ${Y} ${Y:-x} ${Y/a/b}");
+    }
+
+    #[test]
+    fn the_last_of_equal_names_is_meant() {
+        assert_eq!(Lexer::new('\\').word("$X", &[("X", "1"), ("X", "2")]).unwrap().text, "2");
+    }
+
+    #[test]
+    fn nesting_and_growth_are_bounded() {
+        let deep = format!("{}x{}", "${a:-".repeat(100_000), "}".repeat(100_000));
+        assert_eq!(Lexer::new('\\').word(&deep, &NoEnv), Err(ExpandError::TooDeep));
+        let env = [("A", "x".repeat(1000))];
+        assert_eq!(Lexer::new('\\').word(&"$A".repeat(2000), &env), Err(ExpandError::TooLong));
+        assert_eq!(Lexer::new('\\').word("${A//x/$A$A$A}", &env), Err(ExpandError::TooLong));
+        assert!(Lexer::new('\\').word(&"$A".repeat(500), &env).is_ok());
+        let long = [("A", "a".repeat(200_000)), ("P", "*b".repeat(10_000)), ("R", "$0".repeat(10_000))];
+        assert_eq!(Lexer::new('\\').word("${A//$P/x}", &long), Err(ExpandError::TooComplex));
+        assert_eq!(Lexer::new('\\').word("${A//*/$R}", &long), Err(ExpandError::TooLong));
+        assert_eq!(Lexer::new('\\').word("${A//*b/x}", &long).unwrap().text.len(), 200_000);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_ends(text in "[$a{}:+\\-?#%/*'\"\\\\< ]{0,40}", value in "[a*? /]{0,10}") {
+            let lexer = Lexer::new('\\');
+            let env = [("a", value)];
+            let _ = lexer.word(&text, &env);
+            let _ = lexer.words(&text, &env);
+        }
+
+        /// The patterns agree with a matcher that tries everything.
+        #[test]
+        fn patterns_agree_with_a_naive_matcher(pattern in "[ab*?]{0,6}", value in "[ab]{0,8}") {
+            fn naive(pattern: &str, text: &str) -> bool {
+                let mut chars = pattern.chars();
+                match chars.next() {
+                    None => text.is_empty(),
+                    Some('*') => (0..=text.len()).any(|at| naive(chars.as_str(), &text[at..])),
+                    Some(c) => text.starts_with(|t| c == '?' || c == t) && naive(chars.as_str(), &text[1..]),
+                }
+            }
+            let ends: Vec<usize> = (0..=value.len()).filter(|end| naive(&pattern, &value[..*end])).collect();
+            let starts: Vec<usize> = (0..=value.len()).filter(|start| naive(&pattern, &value[*start..])).collect();
+            let env = [("v", value.clone()), ("p", pattern.clone())];
+            let word = |text: &str| Lexer::new('\\').word(text, &env).unwrap().text;
+            let start = (0..=value.len()).find(|start| (*start..=value.len()).any(|end| naive(&pattern, &value[*start..end])));
+            let replaced = start.map_or(value.clone(), |start| {
+                let end = (start..=value.len()).rev().find(|end| naive(&pattern, &value[start..*end])).unwrap();
+                format!("{}-{}", &value[..start], &value[end..])
+            });
+            prop_assert_eq!(word("${v/$p/-}"), replaced);
+            prop_assert_eq!(word("${v#$p}"), &value[ends.first().copied().unwrap_or(0)..]);
+            prop_assert_eq!(word("${v##$p}"), &value[ends.last().copied().unwrap_or(0)..]);
+            prop_assert_eq!(word("${v%$p}"), &value[..starts.last().copied().unwrap_or(value.len())]);
+            prop_assert_eq!(word("${v%%$p}"), &value[..starts.first().copied().unwrap_or(value.len())]);
+        }
     }
 }

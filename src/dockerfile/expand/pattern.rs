@@ -100,55 +100,91 @@ impl Pattern {
         value.char_indices().nth(kept).map_or(value, |(at, _)| &value[..at])
     }
 
+    /// How many steps it takes at most to look for the pattern in `value`.
+    pub(super) fn work(&self, value: &str) -> usize {
+        (self.0.len() + 1).saturating_mul(value.len() + 1)
+    }
+
+    /// For each character of `value`, and for its end, whether a match begins there. Looking for matches backwards from all
+    /// places at once keeps the search linear where few places match.
+    fn starts(&self, value: &str) -> Vec<bool> {
+        let items = &self.0;
+        let close = |reach: &mut Vec<bool>| {
+            for i in (0..items.len()).rev() {
+                reach[i] |= items[i] == Item::Many && reach[i + 1];
+            }
+        };
+        // `reach[i]`: the items from the `i`th on match something that begins here.
+        let mut reach = vec![false; items.len() + 1];
+        reach[items.len()] = true;
+        close(&mut reach);
+        let mut starts = vec![reach[0]];
+        for c in value.chars().rev() {
+            let mut next = vec![false; items.len() + 1];
+            next[items.len()] = true;
+            for (i, item) in items.iter().enumerate() {
+                next[i] = match item {
+                    Item::Char(expected) => *expected == c && reach[i + 1],
+                    Item::Any => c != '\n' && reach[i + 1],
+                    Item::Many => c != '\n' && reach[i],
+                };
+            }
+            close(&mut next);
+            starts.push(next[0]);
+            reach = next;
+        }
+        starts.reverse();
+        starts
+    }
+
     /// `value` with the first or all matches replaced, always the longest at a place; `None` if the result has more than
     /// `limit` bytes.
     pub(super) fn replace(&self, value: &str, replacement: &str, all: bool, limit: usize) -> Option<String> {
+        let starts = self.starts(value);
         let mut out = String::new();
         let mut rest = value;
+        let mut position = 0;
         let mut after_match = false;
         loop {
-            let found = Self::spans(&self.0.iter(), rest.chars()).map(|(_, greatest)| {
-                let end = rest.char_indices().nth(greatest).map_or(rest.len(), |(at, _)| at);
-                &rest[..end]
-            });
-            match found {
-                // An empty match directly behind another match does not count.
-                Some(matched) if !(matched.is_empty() && after_match) => {
-                    if all {
-                        expand_template(replacement, matched, &mut out);
-                    } else {
-                        out.push_str(replacement);
-                        out.push_str(&rest[matched.len()..]);
-                        return (out.len() <= limit).then_some(out);
-                    }
-                    rest = &rest[matched.len()..];
-                    after_match = true;
-                    if !matched.is_empty() {
-                        if out.len() > limit {
-                            return None;
-                        }
-                        continue;
-                    }
+            let span = if starts.get(position) == Some(&true) {
+                Self::spans(&self.0.iter(), rest.chars())
+            } else {
+                None
+            };
+            // An empty match directly behind another match does not count.
+            if let Some((_, count)) = span.filter(|(_, count)| *count > 0 || !after_match) {
+                let end = rest.char_indices().nth(count).map_or(rest.len(), |(at, _)| at);
+                let (matched, tail) = rest.split_at(end);
+                if !all {
+                    out.push_str(replacement);
+                    out.push_str(tail);
+                    return (out.len() <= limit).then_some(out);
                 }
-                _ => {}
+                expand_template(replacement, matched, &mut out, limit)?;
+                (rest, position, after_match) = (tail, position + count, true);
+                if count > 0 {
+                    continue;
+                }
             }
             let Some(c) = rest.chars().next() else { break };
             out.push(c);
             rest = &rest[c.len_utf8()..];
+            position += 1;
             after_match = false;
-            if out.len() > limit {
-                return None;
-            }
         }
-        Some(out)
+        (out.len() <= limit).then_some(out)
     }
 }
 
-/// With `//`, BuildKit's replacement is a template of Go's `regexp`: `$0` is the match, any other `$name` empty.
-fn expand_template(template: &str, matched: &str, out: &mut String) {
+/// With `//`, BuildKit's replacement is a template of Go's `regexp`: `$0` is the match, any other `$name` empty. `None` if
+/// the text grows beyond `limit`.
+fn expand_template(template: &str, matched: &str, out: &mut String, limit: usize) -> Option<()> {
     let mut rest = template;
     while let Some((before, after)) = rest.split_once('$') {
         out.push_str(before);
+        if out.len() > limit {
+            return None;
+        }
         if let Some(after) = after.strip_prefix('$') {
             out.push('$');
             rest = after;
@@ -172,4 +208,5 @@ fn expand_template(template: &str, matched: &str, out: &mut String) {
         }
     }
     out.push_str(rest);
+    (out.len() <= limit).then_some(())
 }
