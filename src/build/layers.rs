@@ -22,8 +22,8 @@ use crate::event::{Event, StepId};
 use crate::hint::Hint as _;
 use crate::image::Descriptor;
 use crate::layer::{
-    self, Compression, FinishedLayer, LayerDescriptor, LayerOptions, LayerWriter, MediaType, Toc, UnpackOptions,
-    Unpacker, Whiteouts,
+    self, Compression, FinishedLayer, LayerDescriptor, LayerOptions, LayerWriter, MediaType, Toc,
+    UnpackOptions, Unpacker, Whiteouts,
 };
 use crate::record::{Preimage, Record};
 use crate::registry::ImageSource;
@@ -48,8 +48,11 @@ pub(crate) struct Layers {
 impl Layers {
     pub(crate) fn new(engine: &Engine) -> Result<Self, BuildError> {
         let name = if engine.ownership.user_namespace { "unpacked-user" } else { "unpacked" };
-        let unpacked_root =
-            engine.cache.local().state_dir(name).map_err(|error| BuildError::cache("opening the local cache", error))?;
+        let unpacked_root = engine
+            .cache
+            .local()
+            .state_dir(name)
+            .map_err(|error| BuildError::cache("opening the local cache", error))?;
         Ok(Self {
             foreign: Mutex::default(),
             tocs: Mutex::default(),
@@ -75,7 +78,8 @@ impl Layers {
         }
         let lost = || BuildError::Lost { digest: layer.toc, keys: Vec::new() };
         let bytes = engine.cache.read_blob(&layer.toc, TOC_BYTES_MAX).await.ok_or_else(lost)?;
-        let toc = Toc::decode(&bytes).map_err(|error| BuildError::cache("reading a layer's contents", error))?;
+        let toc =
+            Toc::decode(&bytes).map_err(|error| BuildError::cache("reading a layer's contents", error))?;
         let toc = Arc::new(toc);
         lock(&self.tocs).insert(layer.toc, Arc::clone(&toc));
         Ok(toc)
@@ -108,7 +112,11 @@ impl Layers {
     }
 
     /// The tree of an input.
-    pub(crate) async fn input_tree(&self, engine: &Engine, input: &InputTree) -> Result<Arc<Tree>, BuildError> {
+    pub(crate) async fn input_tree(
+        &self,
+        engine: &Engine,
+        input: &InputTree,
+    ) -> Result<Arc<Tree>, BuildError> {
         match input {
             InputTree::Empty => Ok(Arc::new(Tree::empty())),
             InputTree::Chain(chain) => self.tree(engine, chain).await,
@@ -164,11 +172,17 @@ impl Layers {
             .blocking(move || {
                 let failed = |error: layer::LayerError| {
                     let hint = error.hint();
-                    BuildError::Image { place: String::new(), image: String::new(), source: Box::new(error), hint }
+                    BuildError::Image {
+                        place: String::new(),
+                        image: String::new(),
+                        source: Box::new(error),
+                        hint,
+                    }
                 };
                 let io = |error: std::io::Error| BuildError::cache("unpacking a layer", error);
                 let file = fs_err::File::open(&path).map_err(io)?;
-                let directory = local.tmp_dir().map_err(|error| BuildError::cache("unpacking a layer", error))?;
+                let directory =
+                    local.tmp_dir().map_err(|error| BuildError::cache("unpacking a layer", error))?;
                 let target = directory.path().join("fs");
                 fs_err::create_dir(&target).map_err(io)?;
                 let mut unpacker = Unpacker::new(&target, unpack_options(ownership)).map_err(failed)?;
@@ -234,7 +248,8 @@ impl Layers {
                 let failed = |error: layer::LayerError| BuildError::cache("unpacking a layer", error);
                 let io = |error: std::io::Error| BuildError::cache("unpacking a layer", error);
                 let file = fs_err::File::open(&path).map_err(io)?;
-                let directory = local.tmp_dir().map_err(|error| BuildError::cache("unpacking a layer", error))?;
+                let directory =
+                    local.tmp_dir().map_err(|error| BuildError::cache("unpacking a layer", error))?;
                 let target = directory.path().join("fs");
                 fs_err::create_dir(&target).map_err(io)?;
                 let mut unpacker = Unpacker::new(&target, unpack_options(ownership)).map_err(failed)?;
@@ -249,7 +264,11 @@ impl Layers {
     }
 
     /// The directories of a chain's layers, topmost first, unpacked.
-    pub(crate) async fn lowers(&self, engine: &Engine, chain: &Arc<Chain>) -> Result<Vec<PathBuf>, BuildError> {
+    pub(crate) async fn lowers(
+        &self,
+        engine: &Engine,
+        chain: &Arc<Chain>,
+    ) -> Result<Vec<PathBuf>, BuildError> {
         let layers = chain.layers();
         let unpacked = layers.iter().rev().map(|layer| self.unpacked(engine, layer));
         futures_util::future::try_join_all(unpacked).await

@@ -10,7 +10,7 @@ use super::select::{Match, Source, lookup};
 use super::staging::{Content, NewDirectory, Staged, Staging};
 use super::view::{Node, View, base_name, clean, display, join, parent, resolve};
 use super::{CopyError, Opener};
-use crate::digest::{Hashing};
+use crate::digest::Hashing;
 use crate::layer::{self, EntryKind, Metadata, Timestamp};
 
 /// An archive that unpacks to more bytes than this is taken for a bomb.
@@ -153,7 +153,13 @@ impl<V: View> Unpacker<'_, '_, V> {
         Ok(())
     }
 
-    fn hard_link(&mut self, raw: &[u8], target: &[u8], first: &[u8], metadata: Metadata) -> Result<(), CopyError> {
+    fn hard_link(
+        &mut self,
+        raw: &[u8],
+        target: &[u8],
+        first: &[u8],
+        metadata: Metadata,
+    ) -> Result<(), CopyError> {
         if target == first {
             return Ok(());
         }
