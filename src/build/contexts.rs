@@ -107,10 +107,8 @@ pub(crate) fn load(
     let ignore = Ignore::parse(&ignore_name, &text)?;
     let name = Digest::of(std::os::unix::ffi::OsStrExt::as_bytes(root.as_os_str()));
     let hashes_file = hashes_dir.join(name.hex());
-    let mut hashes = fs_err::read(&hashes_file)
-        .ok()
-        .and_then(|data| HashCache::decode(&data).ok())
-        .unwrap_or_default();
+    let mut hashes =
+        fs_err::read(&hashes_file).ok().and_then(|data| HashCache::decode(&data).ok()).unwrap_or_default();
     let entries = scan(&root, &ignore, wanted, &mut hashes, now)?;
     if hashes.is_changed() {
         // A cache of a cache: a build goes on without it.

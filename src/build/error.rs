@@ -111,13 +111,19 @@ impl Hint for BuildError {
         match self {
             Self::Dockerfile(error) => error.hint(),
             Self::Step(failure) => match failure.exit_code {
-                Some(127) => Some("the command was not found: is it installed in an earlier step, and on PATH?".into()),
-                Some(126) => Some("the command was found but cannot be executed: check its mode and interpreter".into()),
+                Some(127) => {
+                    Some("the command was not found: is it installed in an earlier step, and on PATH?".into())
+                }
+                Some(126) => Some(
+                    "the command was found but cannot be executed: check its mode and interpreter".into(),
+                ),
                 Some(137) => Some("the process was killed, perhaps because memory ran out".into()),
                 _ => None,
             },
             Self::Image { hint, .. } | Self::Execute { hint, .. } | Self::Export { hint, .. } => hint.clone(),
-            Self::Cache { .. } => Some("`crossdock cache verify --repair` checks and mends the local cache".into()),
+            Self::Cache { .. } => {
+                Some("`crossdock cache verify --repair` checks and mends the local cache".into())
+            }
             Self::Lost { .. } => Some("build again, with `--no-cache` if it happens again".into()),
             Self::Cancelled => None,
         }

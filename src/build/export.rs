@@ -18,7 +18,9 @@ use super::plan::{Plan, PlannedStage, Start};
 use crate::digest::{Digest, Hashing};
 use crate::hint::Hint as _;
 use crate::image::{Descriptor, History, ImageConfig, Manifest, media_types};
-use crate::layer::{self, Compression, EntryKind, LayerDescriptor, LayerOptions, LayerWriter, MediaType, Timestamp};
+use crate::layer::{
+    self, Compression, EntryKind, LayerDescriptor, LayerOptions, LayerWriter, MediaType, Timestamp,
+};
 use crate::record::{Preimage, Record};
 use crate::registry::{self, BlobProvider, BoxError, DestinationError, ImageBundle, PushLayer};
 use crate::store::BlobSource;
@@ -47,7 +49,8 @@ pub(crate) async fn export(
     let mut exported = Exported::default();
     let is_files = |output: &Output| matches!(output, Output::Tar { .. } | Output::Local { .. });
     if request.outputs.is_empty() || !request.outputs.iter().all(is_files) {
-        let image = Image::assemble(engine, request, plan, inputs, layers, chain, request.compression).await?;
+        let image =
+            Image::assemble(engine, request, plan, inputs, layers, chain, request.compression).await?;
         exported.manifest = Some(Descriptor::of(media_types::OCI_MANIFEST, &image.bundle.manifest));
         exported.config = Some(image.bundle.config_descriptor.digest);
         image.keep(engine).await?;
@@ -120,7 +123,8 @@ impl Image {
         for layer in chain_layers.iter_mut().skip(base_layers) {
             layer.descriptor = converted(engine, layers, layer, compression).await?;
         }
-        let descriptor = |layer: &LayerDescriptor| Descriptor::new(layer.media_type.as_str(), layer.digest, layer.size);
+        let descriptor =
+            |layer: &LayerDescriptor| Descriptor::new(layer.media_type.as_str(), layer.digest, layer.size);
         let config_bytes = config.to_bytes();
         let config_descriptor = Descriptor::of(media_types::OCI_CONFIG, &config_bytes);
         let mut manifest = Manifest::new(
@@ -133,7 +137,10 @@ impl Image {
             .map(|layer| {
                 let foreign = layers.foreign(&layer.descriptor.digest);
                 let from = foreign.and_then(|(_, source)| source.mount_from());
-                PushLayer { descriptor: descriptor(&layer.descriptor), mount_candidates: from.into_iter().collect() }
+                PushLayer {
+                    descriptor: descriptor(&layer.descriptor),
+                    mount_candidates: from.into_iter().collect(),
+                }
             })
             .collect();
         let bundle = ImageBundle {
@@ -150,7 +157,8 @@ impl Image {
     async fn keep(&self, engine: &Engine) -> Result<(), BuildError> {
         use crate::store::Store as _;
         for bytes in [&self.bundle.config, &self.bundle.manifest] {
-            let stored = engine.cache.local().write_blob(&Digest::of(bytes), BlobSource::Bytes(bytes.clone())).await;
+            let stored =
+                engine.cache.local().write_blob(&Digest::of(bytes), BlobSource::Bytes(bytes.clone())).await;
             stored.map_err(|error| BuildError::cache("storing the image", error))?;
         }
         Ok(())
@@ -197,7 +205,8 @@ impl Image {
         destination: &Destination,
     ) -> Result<(), BuildError> {
         let provider = Provider { engine, layers, image: self };
-        let result = registry::export_docker_archive(output(destination), &self.bundle, names, &provider).await;
+        let result =
+            registry::export_docker_archive(output(destination), &self.bundle, names, &provider).await;
         result.map_err(|error| failed(describe(destination), error))
     }
 }
@@ -240,7 +249,9 @@ struct Provider<'p> {
 impl BlobProvider for Provider<'_> {
     async fn open(&self, blob: &Descriptor) -> Result<BlobSource, BoxError> {
         let layer = self.image.layers.iter().find(|layer| layer.descriptor.digest == blob.digest);
-        let Some(layer) = layer else { return Err(format!("{} is no layer of the image", blob.digest).into()) };
+        let Some(layer) = layer else {
+            return Err(format!("{} is no layer of the image", blob.digest).into());
+        };
         let path = self.layers.blob(self.engine, layer).await.map_err(Box::new)?;
         Ok(BlobSource::File(path))
     }
@@ -366,7 +377,10 @@ async fn converted(
             let pieces: Vec<u64> = toc.frames.iter().map(|frame| frame.raw_size).collect();
             let (actual, digest, size) = recompress(&source, &target, &pieces, wanted).map_err(io)?;
             if actual != diff_id {
-                return Err(BuildError::cache("converting a layer", format!("it has diff ID {actual}, not {diff_id}")));
+                return Err(BuildError::cache(
+                    "converting a layer",
+                    format!("it has diff ID {actual}, not {diff_id}"),
+                ));
             }
             local.adopt_blob(&target, &digest).map_err(store)?;
             Ok((digest, size))

@@ -130,9 +130,8 @@ impl Inputs {
             SourceSpec::Directory(root) => root.clone(),
         };
         let is_main = plan.sources[source] == SourceSpec::Context;
-        let context = self.contexts[source]
-            .get_or_try_init(|| self.scan(engine, plan, source, root, is_main))
-            .await?;
+        let context =
+            self.contexts[source].get_or_try_init(|| self.scan(engine, plan, source, root, is_main)).await?;
         Ok(InputTree::Directory(Arc::clone(context)))
     }
 
@@ -223,9 +222,8 @@ impl Inputs {
         let mut chain = Chain::empty();
         for (number, descriptor) in indexed.iter().enumerate() {
             let toc = layers.toc(engine, descriptor).await?;
-            tree.apply(u32::try_from(number).unwrap_or(u32::MAX), &toc).map_err(|error| {
-                image_error(String::new(), &image.name, error.to_string(), None)
-            })?;
+            tree.apply(u32::try_from(number).unwrap_or(u32::MAX), &toc)
+                .map_err(|error| image_error(String::new(), &image.name, error.to_string(), None))?;
             let layer = ChainLayer { descriptor: *descriptor, created: None, key: None };
             chain = chain.with(layer, tree.digest());
             let _ = chain.tree.set(Arc::new(tree.clone()));
@@ -285,7 +283,8 @@ async fn resolve_image(
     let resolved = source.resolve(platform).await.map_err(failed)?;
     for layer in &resolved.manifest.layers {
         if MediaType::parse(&layer.media_type).is_none() {
-            let message = format!("its layer {} has the unknown media type `{}`", layer.digest, layer.media_type);
+            let message =
+                format!("its layer {} has the unknown media type `{}`", layer.digest, layer.media_type);
             return Err(image_error(place, &name, message, None));
         }
     }

@@ -111,7 +111,8 @@ fn mount_value(mount: &RunMount, read: Option<Read>) -> Value {
             add("writable", (*writable).into());
         }
         Mount::Cache { id, source, read_only, sharing, mode, uid, gid, .. } => {
-            let number = |value: Option<u32>| value.map_or(Value::List(Vec::new()), |value| u64::from(value).into());
+            let number =
+                |value: Option<u32>| value.map_or(Value::List(Vec::new()), |value| u64::from(value).into());
             add("type", "cache".into());
             add("id", id.as_str().into());
             add("source", source.as_str().into());

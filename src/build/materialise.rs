@@ -40,8 +40,11 @@ pub(crate) fn copy_out(
     let mut directories: Vec<(PathBuf, Metadata)> = Vec::new();
     for (entry, node) in tree.walk(path) {
         let relative = entry[path.len()..].strip_prefix(b"/").unwrap_or(&entry[path.len()..]);
-        let target =
-            if relative.is_empty() { destination.to_owned() } else { destination.join(std::ffi::OsStr::from_bytes(relative)) };
+        let target = if relative.is_empty() {
+            destination.to_owned()
+        } else {
+            destination.join(std::ffi::OsStr::from_bytes(relative))
+        };
         if let Some(group) = node.group {
             if let Some(first) = first_names.get(&group) {
                 if fs_err::symlink_metadata(&target).is_ok() {
@@ -81,7 +84,10 @@ fn write_node(path: &[u8], node: NodeRef<'_>, files: &InputFiles, target: &Path)
             return Ok(());
         }
         if existing.is_dir() {
-            return Err(io::Error::other(format!("`{}` is a directory and would become a file", target.display())));
+            return Err(io::Error::other(format!(
+                "`{}` is a directory and would become a file",
+                target.display()
+            )));
         }
         fs_err::remove_file(target)?;
     }
@@ -97,11 +103,16 @@ fn write_node(path: &[u8], node: NodeRef<'_>, files: &InputFiles, target: &Path)
             if copied == *size {
                 Ok(())
             } else {
-                Err(io::Error::other(format!("`{}` changed while it was read", String::from_utf8_lossy(path))))
+                Err(io::Error::other(format!(
+                    "`{}` changed while it was read",
+                    String::from_utf8_lossy(path)
+                )))
             }
         }
         NodeKind::Symlink { target: link } => symlink(std::ffi::OsStr::from_bytes(link), target),
-        NodeKind::CharDevice { major, minor } => device(rustix::fs::FileType::CharacterDevice, *major, *minor),
+        NodeKind::CharDevice { major, minor } => {
+            device(rustix::fs::FileType::CharacterDevice, *major, *minor)
+        }
         NodeKind::BlockDevice { major, minor } => device(rustix::fs::FileType::BlockDevice, *major, *minor),
         NodeKind::Fifo => Ok(rustix::fs::mknodat(
             CWD,

@@ -50,7 +50,12 @@ impl Solver<'_> {
         }
     }
 
-    async fn workdir(&self, step: &PlannedStep, op: &WorkdirOp, base: &Arc<Chain>) -> Result<Made, BuildError> {
+    async fn workdir(
+        &self,
+        step: &PlannedStep,
+        op: &WorkdirOp,
+        base: &Arc<Chain>,
+    ) -> Result<Made, BuildError> {
         let tree = self.layers.tree(self.engine, base).await?;
         let user = self.user(step, base, &op.user).await?;
         let now = self.request.source_date_epoch.unwrap_or_else(|| self.engine.now());
@@ -145,7 +150,8 @@ impl Solver<'_> {
 
     fn user_error(&self, step: &PlannedStep, word: &str, error: &exec::UserError) -> BuildError {
         let place =
-            crate::dockerfile::DockerfileError::at(&self.dockerfile.source, step.lines, error.to_string()).word(word);
+            crate::dockerfile::DockerfileError::at(&self.dockerfile.source, step.lines, error.to_string())
+                .word(word);
         match error.hint() {
             Some(hint) => place.with_hint(hint),
             None => place,
@@ -154,7 +160,12 @@ impl Solver<'_> {
     }
 
     /// The user that a step runs as.
-    async fn user(&self, step: &PlannedStep, base: &Arc<Chain>, user: &str) -> Result<ResolvedUser, BuildError> {
+    async fn user(
+        &self,
+        step: &PlannedStep,
+        base: &Arc<Chain>,
+        user: &str,
+    ) -> Result<ResolvedUser, BuildError> {
         // Also numbers are looked up, for groups and home.
         let passwd = self.layers.read_small(self.engine, base, "/etc/passwd").await?;
         let group = self.layers.read_small(self.engine, base, "/etc/group").await?;
@@ -174,7 +185,9 @@ impl Solver<'_> {
             place: place.clone(),
             instruction: step.instruction.clone(),
             source: reason.into(),
-            hint: Some("`crossdock doctor` says what this machine allows and what to do about the rest".into()),
+            hint: Some(
+                "`crossdock doctor` says what this machine allows and what to do about the rest".into(),
+            ),
         })?;
         let host = crate::platform::Platform::host();
         if host.distance(&stage.platform).is_none() {
@@ -182,7 +195,9 @@ impl Solver<'_> {
                 place,
                 instruction: step.instruction.clone(),
                 source: format!("it needs {}, this machine is {host}", stage.platform).into(),
-                hint: Some("build on a machine of that platform: emulation is not supported by this version".into()),
+                hint: Some(
+                    "build on a machine of that platform: emulation is not supported by this version".into(),
+                ),
             });
         }
         let store = |error| BuildError::cache("making a temporary directory", error);
@@ -190,7 +205,8 @@ impl Solver<'_> {
         let paths: Vec<PathBuf> =
             ["upper", "work", "scratch"].iter().map(|name| directory.path().join(name)).collect();
         for path in &paths {
-            fs_err::create_dir(path).map_err(|error| BuildError::cache("making a temporary directory", error))?;
+            fs_err::create_dir(path)
+                .map_err(|error| BuildError::cache("making a temporary directory", error))?;
         }
         let [upper, work, scratch] = [&paths[0], &paths[1], &paths[2]];
         let lowers = self.layers.lowers(self.engine, base).await?;
@@ -285,8 +301,9 @@ impl Solver<'_> {
         self.engine
             .blocking(move || {
                 let finished = write_layer(&engine, Compression::default(), |writer| {
-                    diff_upper(&upper, &tree, &options, writer)
-                        .map_err(|error| BuildError::cache("turning what the command changed into a layer", error))
+                    diff_upper(&upper, &tree, &options, writer).map_err(|error| {
+                        BuildError::cache("turning what the command changed into a layer", error)
+                    })
                 })?;
                 let mut merged = (*tree).clone();
                 merged
@@ -329,7 +346,10 @@ impl Solver<'_> {
                             step.lines,
                             format!("the secret `{id}` is required and was not given"),
                         );
-                        return Err(error.word(id).with_hint(format!("pass it with `--secret id={id},src=FILE`")).into());
+                        return Err(error
+                            .word(id)
+                            .with_hint(format!("pass it with `--secret id={id},src=FILE`"))
+                            .into());
                     }
                     return Ok(());
                 };
@@ -345,9 +365,8 @@ impl Solver<'_> {
             }
             Mount::Ssh { required, .. } => {
                 if *required {
-                    return Err(
-                        self.step_error(step, "`--mount=type=ssh` is not supported by this version".to_owned())
-                    );
+                    return Err(self
+                        .step_error(step, "`--mount=type=ssh` is not supported by this version".to_owned()));
                 }
                 let message = format!(
                     "{}:{}: `--mount=type=ssh` is not supported by this version; the mount is left out",
@@ -408,7 +427,8 @@ impl Solver<'_> {
         let Mount::Cache { id, source, read_only, sharing, mode, uid, gid, .. } = &mount.mount else {
             return Ok(());
         };
-        let namespace = super::plan::argument(&self.request.build_args, "BUILDKIT_CACHE_MOUNT_NS").unwrap_or("");
+        let namespace =
+            super::plan::argument(&self.request.build_args, "BUILDKIT_CACHE_MOUNT_NS").unwrap_or("");
         let name = crate::digest::Digest::of(format!("{namespace}/{id}")).hex();
         let failed = |error| BuildError::cache("opening a cache mount", error);
         let local = self.engine.cache.local();
@@ -465,7 +485,8 @@ impl Solver<'_> {
                 let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode.unwrap_or(0o755));
                 fs_err::set_permissions(&new, permissions).map_err(io)?;
                 if !self.engine.ownership.single_id {
-                    std::os::unix::fs::chown(&new, Some(uid.unwrap_or(0)), Some(gid.unwrap_or(0))).map_err(io)?;
+                    std::os::unix::fs::chown(&new, Some(uid.unwrap_or(0)), Some(gid.unwrap_or(0)))
+                        .map_err(io)?;
                 }
             }
             match fs_err::rename(&new, &directory) {

@@ -288,7 +288,12 @@ impl<'s> Solver<'s> {
                 let read = match inputs.first() {
                     None | Some(InputTree::Empty) => {
                         if let Some(source) = op.sources.first() {
-                            return Err(self.copy_error(step, op, None, CopyError::NotFound { path: source.clone() }));
+                            return Err(self.copy_error(
+                                step,
+                                op,
+                                None,
+                                CopyError::NotFound { path: source.clone() },
+                            ));
                         }
                         None
                     }
@@ -314,7 +319,8 @@ impl<'s> Solver<'s> {
                         }
                     };
                     let tree = self.layers.input_tree(self.engine, input).await?;
-                    let digest = keys::mounted(&*tree, path).map_err(|error| self.mount_error(step, &error))?;
+                    let digest =
+                        keys::mounted(&*tree, path).map_err(|error| self.mount_error(step, &error))?;
                     reads.push(Some(Read::Selection(digest)));
                 }
                 self.run_key(common, base, op, &reads)
@@ -341,7 +347,9 @@ impl<'s> Solver<'s> {
     ) -> BuildError {
         let keyword = step.instruction.split_whitespace().next().unwrap_or("COPY").to_uppercase();
         let CopyError::NotFound { path } = &error else {
-            return self.error(step, format!("{keyword} failed: {}", crate::hint::with_causes(&error))).into();
+            return self
+                .error(step, format!("{keyword} failed: {}", crate::hint::with_causes(&error)))
+                .into();
         };
         let Some(InputTree::Directory(context)) = input else {
             let message = format!("{keyword} source \"{path}\" not found");
@@ -355,7 +363,8 @@ impl<'s> Solver<'s> {
             );
             return self.error(step, message).word(path).into();
         }
-        let error = self.error(step, format!("{keyword} source \"{path}\" not found in the context")).word(path);
+        let error =
+            self.error(step, format!("{keyword} source \"{path}\" not found in the context")).word(path);
         let names = context.similar(&clean);
         let _ = op;
         error.suggest(path, names.iter().map(String::as_str)).into()
@@ -386,8 +395,11 @@ impl<'s> Solver<'s> {
     fn adopt(&self, step: &PlannedStep, base: &Arc<Chain>, record: Record) -> Arc<Chain> {
         let mut chain = Arc::clone(base);
         for descriptor in &record.layers {
-            let layer =
-                ChainLayer { descriptor: *descriptor, created: Some(record.created), key: Some(record.key()) };
+            let layer = ChainLayer {
+                descriptor: *descriptor,
+                created: Some(record.created),
+                key: Some(record.key()),
+            };
             chain = chain.with(layer, record.tree);
         }
         let mut records = self.progress.records.lock().unwrap_or_else(PoisonError::into_inner);
@@ -402,8 +414,7 @@ impl<'s> Solver<'s> {
 
     /// Stores a record under another key as well. Only a short cut: its loss costs time.
     async fn publish_alias(&self, record: &Record, preimage: Preimage) {
-        let record =
-            Record { preimage, scope: self.engine.cache.write_scope().clone(), ..record.clone() };
+        let record = Record { preimage, scope: self.engine.cache.write_scope().clone(), ..record.clone() };
         let _ = self.engine.cache.publish(record, true).await;
     }
 

@@ -323,7 +323,10 @@ mod tests {
     #[test]
     fn excluded_parents_come_only_with_children_that_are_kept() {
         let root = sample();
-        assert_eq!(names(root.path(), "a\n!a/b/keep\n", &Wanted::Everything), ["a", "a/b", "a/b/keep", "link", "top"]);
+        assert_eq!(
+            names(root.path(), "a\n!a/b/keep\n", &Wanted::Everything),
+            ["a", "a/b", "a/b/keep", "link", "top"]
+        );
         assert_eq!(names(root.path(), "a\n!a/nothing\n", &Wanted::Everything), ["link", "top"]);
     }
 

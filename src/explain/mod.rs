@@ -30,7 +30,13 @@ pub fn reason(before: Option<&Preimage>, now: &Preimage, changes: &Changes) -> S
         .iter()
         .filter(|field| before.get(&field.name) != Some(&field.value))
         .map(|field| field.name.as_str())
-        .chain(before.fields.iter().filter(|field| now.get(&field.name).is_none()).map(|field| field.name.as_str()))
+        .chain(
+            before
+                .fields
+                .iter()
+                .filter(|field| now.get(&field.name).is_none())
+                .map(|field| field.name.as_str()),
+        )
         .collect();
     if changed.is_empty() {
         return "its result is no longer in the cache".to_owned();
@@ -56,7 +62,10 @@ pub fn reason(before: Option<&Preimage>, now: &Preimage, changes: &Changes) -> S
     }
     let others: Vec<&str> = changed.iter().copied().filter(|name| *name != "tree").collect();
     if !others.is_empty() {
-        return format!("{} changed", others.iter().map(|name| describe(name)).collect::<Vec<_>>().join(", "));
+        return format!(
+            "{} changed",
+            others.iter().map(|name| describe(name)).collect::<Vec<_>>().join(", ")
+        );
     }
     match files {
         [] if changes.base => "the base image changed".to_owned(),

@@ -104,6 +104,26 @@ fn kill_9_at_random_moments_loses_and_breaks_nothing() {
         lab.context.verify_store("shared");
     }
     assert!(digests.iter().all(|digest| *digest == digests[0]), "one image for all: {digests:?}");
+    // Whoever comes next removes what the dead left unfinished, while it does other things: so it may take another one.
+    let stores = ["one", "two", "shared"];
+    let unfinished = |store: &str| {
+        let directory = lab.context.path(store).join("v1/tmp");
+        assert!(directory.is_dir(), "{} is not where unfinished files are", directory.display());
+        walkdir::WalkDir::new(directory).min_depth(1).into_iter().flatten().collect::<Vec<_>>()
+    };
+    for round in 0..5 {
+        for local in ["one", "two"] {
+            lab.build(&format!("FROM busybox\nRUN : {round} {local}\n"))
+                .env("CROSSDOCK_LOCAL", lab.context.path(local))
+                .env("CROSSDOCK_CACHE", format!("file://{}", lab.context.path("shared").display()))
+                .success();
+        }
+        let left: Vec<_> = stores.into_iter().flat_map(unfinished).collect();
+        if left.is_empty() {
+            break;
+        }
+        assert!(round < 4, "left unfinished: {left:#?}");
+    }
     assert_no_processes(&mark);
     assert_no_mounts_below(&lab.context.path("."));
     assert_empty(&lab.context.path("tmp"));

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
+use crate::support::buildkit::BuildKit;
 use crate::support::chance::{Chance, rounds};
 use crate::support::lab::Lab;
 use crate::support::oci::{Tree, tar_tree};
@@ -142,16 +144,41 @@ fn build(lab: &Lab, dockerfile: &str, local: &str, shared: Option<&str>, options
         assert!(output.stderr().contains("COPY") || output.stderr().contains("WORKDIR"), "{output}");
         return None;
     }
-    let mut tree = tar_tree(&tar);
-    // The base image's own files are the same in all of this.
+    Some(made_files(&tar))
+}
+
+/// The base image's own files are the same in all of this.
+fn made_files(tar: &Path) -> Tree {
+    let mut tree = tar_tree(tar);
     tree.retain(|path, _| path == "w" || path.starts_with("w/") || path.starts_with("from-first"));
-    Some(tree)
+    tree
+}
+
+/// Fails the test unless two results are the same, and says where they differ.
+#[track_caller]
+fn assert_same(one: (&str, &Option<Tree>), other: (&str, &Option<Tree>), about: impl FnOnce() -> String) {
+    if one.1 == other.1 {
+        return;
+    }
+    let (Some(first), Some(second)) = (one.1, other.1) else {
+        let failed = if one.1.is_none() { one.0 } else { other.0 };
+        panic!("only the {failed} build failed\n{}", about());
+    };
+    let differ: Vec<_> = first
+        .keys()
+        .chain(second.keys())
+        .filter(|path| first.get(*path) != second.get(*path))
+        .map(|path| {
+            format!("{path}\n  {} {:?}\n  {} {:?}", one.0, first.get(path), other.0, second.get(path))
+        })
+        .collect();
+    panic!("{}\n{}", differ.join("\n"), about());
 }
 
 #[test]
 fn cached_builds_equal_uncached_builds() {
     let mut chance = Chance::new("random builds");
-    for round in 0..rounds(3) {
+    for _ in 0..rounds(3) {
         let lab = Lab::new();
         let mut world = World::new(&mut chance);
         for edit in 0..4 {
@@ -164,23 +191,26 @@ fn cached_builds_equal_uncached_builds() {
             let uncached = build(&lab, &dockerfile, &fresh, None, &["--no-cache"]);
             // Its place is wanted for the next; the test's own directory goes in any case.
             drop(std::fs::remove_dir_all(lab.context.path(&fresh)));
-            if cached != uncached {
-                let (cached, uncached) = (cached.unwrap_or_default(), uncached.unwrap_or_default());
-                let differ: Vec<_> = cached
-                    .keys()
-                    .chain(uncached.keys())
-                    .filter(|path| cached.get(*path) != uncached.get(*path))
-                    .map(|path| {
-                        format!(
-                            "{path}\n  cached {:?}\n  uncached {:?}",
-                            cached.get(path),
-                            uncached.get(path)
-                        )
-                    })
-                    .collect();
-                panic!("round {round}, edit {edit}: {differ:#?}\n{dockerfile}\n{world:#?}");
-            }
+            assert_same(("cached", &cached), ("uncached", &uncached), || format!("{dockerfile}\n{world:#?}"));
             world.edit(&mut chance);
         }
+    }
+}
+
+/// The same random builds, done by BuildKit: it decides what a Dockerfile means. Only where it is there.
+#[test]
+fn builds_equal_those_of_buildkit() {
+    let lab = Lab::new();
+    let Some(buildkit) = BuildKit::start(&lab.context) else { return };
+    let mut chance = Chance::new("builds like BuildKit's");
+    let tar = lab.context.path("buildkit.tar");
+    for _ in 0..rounds(5) {
+        let world = World::new(&mut chance);
+        world.write(&lab);
+        let dockerfile = world.dockerfile();
+        let ours = build(&lab, &dockerfile, "local", None, &[]);
+        let output = buildkit.build(&lab.context, &lab.path(""), &tar);
+        let theirs = output.status.success().then(|| made_files(&tar));
+        assert_same(("our", &ours), ("BuildKit's", &theirs), || format!("{dockerfile}\n{output}"));
     }
 }

@@ -153,7 +153,13 @@ impl<V: View> Unpacker<'_, '_, V> {
         Ok(())
     }
 
-    fn hard_link(&mut self, raw: &[u8], target: &[u8], first: &[u8], metadata: Metadata) -> Result<(), CopyError> {
+    fn hard_link(
+        &mut self,
+        raw: &[u8],
+        target: &[u8],
+        first: &[u8],
+        metadata: Metadata,
+    ) -> Result<(), CopyError> {
         if target == first {
             return Ok(());
         }

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
+use super::CopyError;
 use super::select::{Filter, Match, Source, lookup};
 use super::staging::{Content, NewDirectory, Staged, Staging};
 use super::view::{Node, View, base_name, display, join, parent, resolve};
-use super::CopyError;
 use crate::dockerfile::Chmod;
 use crate::layer::{EntryKind, Metadata, Timestamp};
 

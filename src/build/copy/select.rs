@@ -171,7 +171,9 @@ fn encode_node(encoder: &mut Encoder, node: &Node) {
         EntryKind::File { size, content, .. } => encoder.uint(2).uint(*size).digest(content),
         EntryKind::Symlink { target } => encoder.uint(3).bytes(target),
         EntryKind::CharDevice { major, minor } => encoder.uint(4).uint((*major).into()).uint((*minor).into()),
-        EntryKind::BlockDevice { major, minor } => encoder.uint(5).uint((*major).into()).uint((*minor).into()),
+        EntryKind::BlockDevice { major, minor } => {
+            encoder.uint(5).uint((*major).into()).uint((*minor).into())
+        }
         EntryKind::Fifo => encoder.uint(6),
         EntryKind::HardLink { target } => encoder.uint(7).bytes(target),
         EntryKind::Whiteout => encoder.uint(8),

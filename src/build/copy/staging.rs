@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::PathBuf;
 
-use super::view::{Node, View, components, display, join, parent, resolve};
 use super::CopyError;
+use super::view::{Node, View, components, display, join, parent, resolve};
 use crate::digest::Digest;
 use crate::layer::{EntryKind, Metadata, Timestamp};
 
@@ -139,10 +139,12 @@ impl<'a, V: View> Staging<'a, V> {
 
     /// If the file added at `path` has other names, the next of them becomes the first.
     fn promote_links(&mut self, path: &[u8]) {
-        let Some(Staged { node: Node { kind: EntryKind::File { .. }, .. }, .. }) = self.added.get(path) else {
+        let Some(Staged { node: Node { kind: EntryKind::File { .. }, .. }, .. }) = self.added.get(path)
+        else {
             return;
         };
-        let link = |staged: &Staged| matches!(&staged.node.kind, EntryKind::HardLink { target } if target == path);
+        let link =
+            |staged: &Staged| matches!(&staged.node.kind, EntryKind::HardLink { target } if target == path);
         let names: Vec<Vec<u8>> =
             self.added.iter().filter(|(_, staged)| link(staged)).map(|(name, _)| name.clone()).collect();
         let Some((first, rest)) = names.split_first() else { return };
@@ -158,11 +160,7 @@ impl<'a, V: View> Staging<'a, V> {
 
     /// Makes the directory `path` and whatever is missing above it (Go's `MkdirAll` below a root that may hold
     /// symbolic links); returns the path with links resolved.
-    pub(crate) fn make_directories(
-        &mut self,
-        path: &[u8],
-        new: NewDirectory,
-    ) -> Result<Vec<u8>, CopyError> {
+    pub(crate) fn make_directories(&mut self, path: &[u8], new: NewDirectory) -> Result<Vec<u8>, CopyError> {
         let path = resolve(self, b"", path, true)?;
         let mut here = Vec::new();
         for component in components(&path) {

@@ -61,7 +61,10 @@ fn select_one(source: &impl Source, op: &CopyOp, pattern: &str) -> Result<Select
 }
 
 /// The digest of what is selected.
-pub(crate) fn digest(source: &impl Source, selected: &[Selected]) -> Result<crate::digest::Digest, CopyError> {
+pub(crate) fn digest(
+    source: &impl Source,
+    selected: &[Selected],
+) -> Result<crate::digest::Digest, CopyError> {
     let mut encoder = crate::encoding::Encoder::new();
     for one in selected {
         let digest = select::digest(source, &one.matches, &one.filter, |path| CopyError::NotFound {
@@ -85,7 +88,9 @@ pub(crate) fn copy(
     if let Some((source, opener)) = source {
         for one in select(source, op)? {
             for item in &one.matches {
-                if op.unpack && archive::unpack(&mut staging, (source, opener), item, destination, rules, spool)? {
+                if op.unpack
+                    && archive::unpack(&mut staging, (source, opener), item, destination, rules, spool)?
+                {
                     continue;
                 }
                 let resolved = copier::prepare(&mut staging, destination, rules)?;

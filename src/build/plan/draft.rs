@@ -64,7 +64,10 @@ pub(super) struct Command {
 
 impl<'a> Draft<'a> {
     /// Finds the stages and the target of `dockerfile`.
-    pub(crate) fn new(dockerfile: &'a Dockerfile, request: &'a BuildRequest) -> Result<Self, DockerfileError> {
+    pub(crate) fn new(
+        dockerfile: &'a Dockerfile,
+        request: &'a BuildRequest,
+    ) -> Result<Self, DockerfileError> {
         let build_platform = Platform::host();
         let target_platform = request.platform.clone().unwrap_or_else(|| build_platform.clone());
         let lexer = Lexer::new(dockerfile.directives.escape);
@@ -213,9 +216,7 @@ impl<'a> Draft<'a> {
         platform: &Platform,
     ) -> Result<Base, DockerfileError> {
         Ok(match context {
-            NamedContext::Directory(path) => {
-                Base::Source(self.source(SourceSpec::Directory(path.clone())))
-            }
+            NamedContext::Directory(path) => Base::Source(self.source(SourceSpec::Directory(path.clone()))),
             NamedContext::Image(reference) => {
                 Base::Source(self.image(ImageSpec::Registry(reference.clone()), platform))
             }
@@ -242,7 +243,11 @@ impl<'a> Draft<'a> {
             text.strip_suffix(":latest").map_or(text.clone(), str::to_owned)
         };
         let wanted = familiar(name);
-        self.request.build_contexts.iter().find(|(given, _)| familiar(given) == wanted).map(|(_, context)| context)
+        self.request
+            .build_contexts
+            .iter()
+            .find(|(given, _)| familiar(given) == wanted)
+            .map(|(_, context)| context)
     }
 
     fn image(&mut self, image: ImageSpec, platform: &Platform) -> usize {

@@ -114,8 +114,7 @@ mod tests {
     #[test]
     fn proxies_come_in_both_spellings_and_the_last_one_wins() {
         let given = [("http_proxy".to_owned(), "a".to_owned()), ("HTTP_PROXY".to_owned(), "b".to_owned())];
-        let expected =
-            [("HTTP_PROXY".to_owned(), "b".to_owned()), ("http_proxy".to_owned(), "b".to_owned())];
+        let expected = [("HTTP_PROXY".to_owned(), "b".to_owned()), ("http_proxy".to_owned(), "b".to_owned())];
         assert_eq!(proxy_variables(&given), expected);
     }
 }

@@ -127,7 +127,8 @@ mod tests {
     fn run_shows_build_arguments_once_with_their_present_value() {
         let mut env = Variables::default();
         env.set("A", "now");
-        let declared = [("A".to_owned(), Some("then".to_owned())), ("B".to_owned(), None), ("A".to_owned(), None)];
+        let declared =
+            [("A".to_owned(), Some("then".to_owned())), ("B".to_owned(), None), ("A".to_owned(), None)];
         let args = ["/bin/sh".to_owned(), "-c".to_owned(), "make".to_owned()];
         assert_eq!(run_command(&args, &declared, &env), "|2 A=now B= /bin/sh -c make");
         assert_eq!(run_command(&args, &[], &env), "/bin/sh -c make");

@@ -6,16 +6,18 @@ use std::time::Duration;
 use super::draft::{Base, Command, Draft, StageDraft};
 use super::env::{Variables, argument, proxy_variables};
 use super::history::{go_duration, plain_list, quoted_list, run_command};
-use super::{CopyOp, Input, Op, Plan, PlannedStage, PlannedStep, RunMount, RunOp, SourceSpec, Start, WorkdirOp};
+use super::{
+    CopyOp, Input, Op, Plan, PlannedStage, PlannedStep, RunMount, RunOp, SourceSpec, Start, WorkdirOp,
+};
 use crate::build::copy::view::clean;
 use crate::dockerfile::expand::Lexer;
 use crate::dockerfile::{
-    Add, Chmod, CommandLine, Copy, DockerfileError, Healthcheck, Heredoc, Instruction, Lines, Mount, MountError, Program, Run,
-    Security, Spanned,
+    Add, Chmod, CommandLine, Copy, DockerfileError, Healthcheck, Heredoc, Instruction, Lines, Mount,
+    MountError, Program, Run, Security, Spanned,
 };
-use crate::hint::Hint as _;
 use crate::event::StepId;
 use crate::exec::Network;
+use crate::hint::Hint as _;
 use crate::image::{self, History, ImageConfig};
 use crate::platform::Platform;
 
@@ -125,7 +127,10 @@ impl<'d, 'a> Lowering<'d, 'a> {
         };
         let layered = |command: &&Command| {
             let node = &command.instruction.node;
-            matches!(node, Instruction::Run(_) | Instruction::Copy(_) | Instruction::Add(_) | Instruction::Workdir(_))
+            matches!(
+                node,
+                Instruction::Run(_) | Instruction::Copy(_) | Instruction::Add(_) | Instruction::Workdir(_)
+            )
         };
         let from_source = matches!(start, Start::Source(_));
         let mut lowering = StageLowering {
@@ -153,8 +158,8 @@ impl<'d, 'a> Lowering<'d, 'a> {
         }
         let StageLowering { state, steps, .. } = lowering;
         let filters = &draft.request.no_cache_filter;
-        let no_cache = draft.request.no_cache
-            || filters.iter().any(|name| name.eq_ignore_ascii_case(&drafted.label));
+        let no_cache =
+            draft.request.no_cache || filters.iter().any(|name| name.eq_ignore_ascii_case(&drafted.label));
         self.states.insert(number, state.clone());
         Ok(PlannedStage {
             name: drafted.label.clone(),
@@ -192,7 +197,9 @@ impl State {
         self.env.set(name, value);
         let variables = &mut self.image.config.env;
         let text = format!("{name}={value}");
-        let same = |variable: &&mut String| variable.split_once('=').map_or(variable.as_str(), |(known, _)| known) == name;
+        let same = |variable: &&mut String| {
+            variable.split_once('=').map_or(variable.as_str(), |(known, _)| known) == name
+        };
         match variables.iter_mut().find(same) {
             Some(variable) => *variable = text,
             None => variables.push(text),
@@ -330,7 +337,8 @@ impl StageLowering<'_, '_, '_> {
                 let mut texts = Vec::new();
                 for declared in declarations {
                     let name = declared.name.clone();
-                    let value = match (argument(&self.all.draft.request.build_args, &name), &declared.default) {
+                    let value = match (argument(&self.all.draft.request.build_args, &name), &declared.default)
+                    {
                         (Some(given), _) => Some(given.to_owned()),
                         (None, Some(default)) => Some(self.expand(lines, default)?),
                         (None, None) => self.all.draft.globals.get(&name).map(str::to_owned),
@@ -417,7 +425,9 @@ impl StageLowering<'_, '_, '_> {
                 let mut all = Vec::new();
                 for word in words {
                     let ports = crate::dockerfile::parse_port(&word);
-                    all.extend(ports.map_err(|cause| self.error(lines, cause.to_string()).word(&word))?.ports);
+                    all.extend(
+                        ports.map_err(|cause| self.error(lines, cause.to_string()).word(&word))?.ports,
+                    );
                 }
                 self.state.image.config.exposed_ports.extend(all.iter().cloned());
                 self.history(format!("EXPOSE {}", plain_list(&all)), false);
@@ -541,7 +551,9 @@ impl StageLowering<'_, '_, '_> {
                 .with_hint("grant it with `--allow security.insecure`"));
         }
         if !run.devices.is_empty() {
-            return Err(self.error(lines, "`RUN --device` is not supported by this version").word("--device"));
+            return Err(self
+                .error(lines, "`RUN --device` is not supported by this version")
+                .word("--device"));
         }
         let mut mounts = Vec::new();
         for raw in &run.mounts {
@@ -587,9 +599,10 @@ impl StageLowering<'_, '_, '_> {
             Mount::Bind { from: Some(from), .. } | Mount::Cache { from: Some(from), .. } => {
                 self.input(lines, from)?
             }
-            Mount::Cache { from: None, .. } | Mount::Tmpfs { .. } | Mount::Secret { .. } | Mount::Ssh { .. } => {
-                Input::Empty
-            }
+            Mount::Cache { from: None, .. }
+            | Mount::Tmpfs { .. }
+            | Mount::Secret { .. }
+            | Mount::Ssh { .. } => Input::Empty,
         };
         let target = mount.target(&self.state.cwd).map_err(|cause| self.mount_error(lines, cause.into()))?;
         Ok(RunMount { mount, target, input })
@@ -630,7 +643,12 @@ impl StageLowering<'_, '_, '_> {
             let is_remote = ["http://", "https://", "git://", "ssh://", "git@"].iter();
             if is_remote.clone().any(|prefix| source.starts_with(prefix)) {
                 return Err(self
-                    .error(lines, format!("ADD of `{source}`: URLs and git repositories are not supported by this version"))
+                    .error(
+                        lines,
+                        format!(
+                            "ADD of `{source}`: URLs and git repositories are not supported by this version"
+                        ),
+                    )
                     .word(&source)
                     .with_hint("download it before the build and COPY it, or fetch it in a RUN"));
             }
@@ -757,4 +775,3 @@ fn destination(cwd: &str, written: &str) -> String {
     let is_directory = written.ends_with('/') || written.ends_with("/.");
     if is_directory && path != "/" { format!("{path}/") } else { path }
 }
-

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "a test file uses what it needs of this")]
 
 pub(crate) mod base;
+pub(crate) mod buildkit;
 pub(crate) mod chance;
 pub(crate) mod lab;
 pub(crate) mod oci;
