@@ -60,6 +60,7 @@ impl Record {
         encoder.option(self.log, |e, log| {
             e.digest(&log);
         });
+        encoder.uint(self.foreign.into());
     }
 
     fn read(d: &mut Decoder<'_>) -> Result<Self, DecodeError> {
@@ -87,7 +88,12 @@ impl Record {
         let duration_ms = d.uint()?;
         let builder = d.text()?.to_owned();
         let log = d.option(Decoder::digest)?;
-        Ok(Self { scope, preimage, layers, tree, created, duration_ms, builder, log })
+        let foreign = match d.uint()? {
+            0 => false,
+            1 => true,
+            _ => return Err(d.malformed("foreign")),
+        };
+        Ok(Self { scope, preimage, layers, tree, created, duration_ms, builder, log, foreign })
     }
 }
 
@@ -173,6 +179,7 @@ mod tests {
             duration_ms: 1234,
             builder: "crossdock 0.1.0".to_owned(),
             log: None,
+            foreign: false,
         }
     }
 
@@ -189,7 +196,7 @@ mod tests {
         payload.extend(Digest::of("toc").as_bytes());
         payload.push(0);
         payload.extend(Digest::of("after").as_bytes());
-        payload.extend(b"\x80\xc4\x9f\xd5\x0c\x05\xd2\x09\x0fcrossdock 0.1.0\x00");
+        payload.extend(b"\x80\xc4\x9f\xd5\x0c\x05\xd2\x09\x0fcrossdock 0.1.0\x00\x00");
         let mut expected = b"xdrecord\x01".to_vec();
         expected.extend(Digest::of(&payload).as_bytes());
         expected.extend(&payload);
