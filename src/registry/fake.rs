@@ -42,7 +42,7 @@ impl Answer {
         Self { status, ..Self::default() }
     }
 
-    pub(super) fn header(mut self, name: &str, value: impl ToString) -> Self {
+    pub(super) fn header(mut self, name: &str, value: impl std::fmt::Display) -> Self {
         self.headers.push((name.to_owned(), value.to_string()));
         self
     }
