@@ -35,6 +35,8 @@ pub(super) struct Answer {
     body: Vec<u8>,
     /// The connection breaks after as many bytes of the body.
     cut: Option<usize>,
+    /// The body has no announced length: it ends with the connection.
+    endless: bool,
 }
 
 impl Answer {
@@ -49,6 +51,11 @@ impl Answer {
 
     pub(super) fn body(mut self, body: impl AsRef<[u8]>) -> Self {
         self.body = body.as_ref().to_vec();
+        self
+    }
+
+    pub(super) fn without_length(mut self) -> Self {
+        self.endless = true;
         self
     }
 
@@ -120,7 +127,7 @@ async fn serve(mut stream: TcpStream, handler: &Handler, requests: &Mutex<Vec<Se
     let answer = handler(&seen, before);
     let length = answer.headers.iter().any(|(name, _)| name == "Content-Length");
     let mut head = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", answer.status);
-    if !length && answer.status != 204 {
+    if !length && !answer.endless && answer.status != 204 {
         head.push_str(&format!("Content-Length: {}\r\n", answer.body.len()));
     }
     for (name, value) in &answer.headers {
