@@ -11,5 +11,6 @@ mod docs;
 mod exec;
 mod proof;
 mod random;
+mod registry;
 mod self_check;
 mod users;
