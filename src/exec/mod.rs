@@ -15,6 +15,7 @@
 //! This folder knows processes, mounts and users, and nothing of Dockerfiles, trees or the step graph.
 
 mod cancel;
+pub mod doctor;
 mod error;
 mod helper;
 mod native;

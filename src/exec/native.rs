@@ -196,7 +196,7 @@ impl Run {
                 Some(Report::Note(note)) => notes.push(note),
                 Some(Report::Created(stub)) => stubs.push(stub),
                 Some(Report::Failed { what, reason, advice }) => {
-                    failure = Some(ExecError::Setup { what, reason, advice })
+                    failure = Some(ExecError::Setup { what, reason, advice });
                 }
                 Some(Report::Ended(how)) => exit = Some(how),
                 None => break,

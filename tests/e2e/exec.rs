@@ -2,6 +2,12 @@
 //!
 //! These need root and busybox (Debian: `busybox-static`); without them they say so and pass.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "the lints spare test functions, not their helpers"
+)]
+
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -250,7 +256,7 @@ fn setuid_programs_work() {
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o4755)).unwrap();
     // Busybox gives such rights up at once, but the kernel does not forget who owns the process.
     for (program, owner) in [("/tmp/stat", "0"), ("/bin/stat", "1000")] {
-        let mut step = rig.step(&[program, "-Lc", "%u", "/proc/self"]);
+        let mut step = rig.step(&[program, "-Lc", "%u", "/proc/self/auxv"]);
         step.user = user(1000, 1000, &[]);
         assert_eq!(rig.run(&step).ok(), owner);
     }
@@ -670,4 +676,76 @@ fn rootless_with_subordinate_ids() {
          mount --bind $d/sub /etc/subuid; mount --bind $d/sub /etc/subgid; mount --bind $d/passwd /etc/passwd; \
          exec setpriv --reuid=54321 --regid=54321 --clear-groups \"$@\"";
     check_rootless(&["unshare", "-m", "sh", "-c", script, "sh"], |ids| ids == Ids::Mapped { count: 65_537 });
+}
+
+#[test]
+fn the_doctor_tries_a_step() {
+    let Some(rig) = Rig::new() else { return };
+    let findings = crossdock::exec::doctor::examine(Path::new(PROGRAM), rig.dir.path());
+    let finding = |topic| findings.iter().find(|finding| finding.topic == topic).unwrap();
+    assert_eq!(finding("running steps").status, crossdock::exec::doctor::Status::Ok, "{findings:?}");
+    let findings = crossdock::exec::doctor::examine(Path::new("/bin/true"), rig.dir.path());
+    let finding = findings.iter().find(|finding| finding.topic == "running steps").unwrap();
+    assert_eq!(finding.status, crossdock::exec::doctor::Status::Missing);
+    assert_eq!(std::fs::read_dir(rig.dir.path()).unwrap().count(), 1, "only the rig's own directory is left");
+}
+
+/// A 32-bit program that makes one system call with the first argument 0 and exits with minus its result.
+#[cfg(target_arch = "x86_64")]
+fn i386_program(call: u32) -> Vec<u8> {
+    let mut code = vec![0xB8];
+    code.extend(call.to_le_bytes());
+    code.extend([0x31, 0xDB, 0xCD, 0x80, 0xF7, 0xD8, 0x89, 0xC3, 0xB8, 1, 0, 0, 0, 0xCD, 0x80]);
+    let (base, headers) = (0x0804_8000_u32, 52 + 32_u32);
+    let mut elf = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    elf.extend([2_u16, 3].iter().flat_map(|half| half.to_le_bytes()));
+    elf.extend([1, base + headers, 52, 0, 0].iter().flat_map(|word| word.to_le_bytes()));
+    elf.extend([52_u16, 32, 1, 0, 0, 0].iter().flat_map(|half| half.to_le_bytes()));
+    let size = headers + u32::try_from(code.len()).unwrap();
+    elf.extend([1, 0, base, base, size, size, 5, 0x1000].iter().flat_map(|word| word.to_le_bytes()));
+    elf.extend(code);
+    elf
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn programs_of_32_bits_run_and_are_filtered_too() {
+    let Some(mut rig) = Rig::new() else { return };
+    // getpid is 1; unshare(0) would succeed; clone3 is to look as if it did not exist.
+    for (name, call, code) in
+        [("getpid", 20, 255), ("unshare", 310, 1), ("clone3", 435, 38), ("future", 500, 38)]
+    {
+        let path = rig.lowers[0].join("bin").join(name);
+        std::fs::write(&path, i386_program(call)).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        let step = rig.step(&[name]);
+        let ran = rig.run(&step);
+        if ran.stderr.contains("exec format error") {
+            eprintln!("skipped: this kernel runs no 32-bit programs");
+            return;
+        }
+        assert_eq!(ran.outcome.exit, Exit::Code(code), "{name}");
+    }
+}
+
+#[test]
+fn a_killed_supervisor_takes_the_step_along() {
+    let Some(mut rig) = Rig::new() else { return };
+    let step = rig.sh("sleep 3434 & sleep 3434");
+    let mut once = Command::new(PROGRAM)
+        .arg("__exec-once")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    serde_json::to_writer(once.stdin.take().unwrap(), &step).unwrap();
+    wait_until("the step runs", || processes_with("sleep 3434").len() >= 2);
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", once.id())).unwrap();
+    let supervisor = rustix::process::Pid::from_raw(children.trim().parse().unwrap()).unwrap();
+    rustix::process::kill_process(supervisor, rustix::process::Signal::KILL).unwrap();
+    let output = once.wait_with_output().unwrap();
+    let answer: Once = serde_json::from_slice(&output.stdout).unwrap();
+    let Once::Failed { error, advice: Some(_), .. } = answer else { panic!("{answer:?}") };
+    assert!(error.contains("ended unexpectedly"), "{error}");
+    wait_until("the step's processes end", || processes_with("sleep 3434").is_empty());
 }

@@ -159,7 +159,7 @@ impl Mounter<'_> {
         match new_mount("devpts", &options, &[], secure) {
             Ok(mount) => self.attach_at(&mount, "/dev/pts", Kind::Directory)?,
             Err(error) => {
-                self.channel.note(format!("cannot mount /dev/pts ({error}): steps have no pseudo terminals"))
+                self.channel.note(format!("cannot mount /dev/pts ({error}): steps have no pseudo terminals"));
             }
         }
         let size = self.order.step.shm_size.to_string();
@@ -169,7 +169,8 @@ impl Mounter<'_> {
         match new_mount("mqueue", &[], &[], secure) {
             Ok(mount) => self.attach_at(&mount, "/dev/mqueue", Kind::Directory)?,
             Err(error) => {
-                self.channel.note(format!("cannot mount /dev/mqueue ({error}): steps have no message queues"))
+                self.channel
+                    .note(format!("cannot mount /dev/mqueue ({error}): steps have no message queues"));
             }
         }
         Ok(())

@@ -112,6 +112,7 @@ fn set_limit(limit: &Ulimit) -> Result<(), SetupError> {
     rustix::process::setrlimit(resource, Rlimit { current: limit.soft, maximum: limit.hard }).doing(what)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is passed to `map_err`")]
 fn other(error: caps::errors::CapsError) -> io::Error {
     io::Error::other(error.to_string())
 }
