@@ -113,7 +113,9 @@ fn space(dir: &Path) -> Finding {
                 "free some with `crossdock cache prune`, or choose a cache directory on a larger disk";
             match free {
                 ..TOO_LITTLE_SPACE => Finding::bad("disk space", Status::Missing, meaning, advice),
-                ..LITTLE_SPACE => Finding::bad("disk space", Status::Limited, meaning, advice),
+                TOO_LITTLE_SPACE..LITTLE_SPACE => {
+                    Finding::bad("disk space", Status::Limited, meaning, advice)
+                }
                 _ => Finding::ok("disk space", meaning),
             }
         }

@@ -621,10 +621,7 @@ fn check_rootless(prefix: &[&str], expected: impl Fn(Ids) -> bool) {
         StepMount::Bind { source: bound.clone(), target: "/bound".into(), read_only: false },
     ];
     give(&rig);
-    let once = match rootless(&step, prefix) {
-        Some(once) => once,
-        None => return,
-    };
+    let Some(once) = rootless(&step, prefix) else { return };
     let Once::Ran { ids, notes, exit, stdout, stderr } = once else { panic!("{once:?}") };
     assert!(expected(ids), "{ids:?} {notes:?}");
     assert_eq!(exit, Exit::Code(0), "{stderr}");
@@ -653,7 +650,7 @@ fn check_rootless(prefix: &[&str], expected: impl Fn(Ids) -> bool) {
     match (ids, rootless(&step, prefix).unwrap()) {
         (Ids::Single, Once::Failed { error, .. }) => assert!(error.contains("1000:1000"), "{error}"),
         (Ids::Mapped { .. }, Once::Ran { stdout, .. }) => {
-            assert_eq!(stdout, "1000\n1000\n1000\nGroups:\t5 \n")
+            assert_eq!(stdout, "1000\n1000\n1000\nGroups:\t5 \n");
         }
         other => panic!("{other:?}"),
     }
