@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use crossdock::event::Stream;
 use crossdock::exec::{
-    CancelToken, ExecError, ExecOutcome, ExecStep, Executor, Exit, Ids, NativeExecutor, Network, Once,
-    ResolvedUser, Security, Settings, StepMount, Ulimit,
+    CancelToken, ExecError, ExecOutcome, ExecStep, Executor, Exit, Ids, NativeExecutor, Network,
+    OciRuntimeExecutor, Once, ResolvedUser, Security, Settings, StepMount, Ulimit,
 };
 use tempfile::TempDir;
 
@@ -745,4 +745,88 @@ fn a_killed_supervisor_takes_the_step_along() {
     let Once::Failed { error, advice: Some(_), .. } = answer else { panic!("{answer:?}") };
     assert!(error.contains("ended unexpectedly"), "{error}");
     wait_until("the step's processes end", || processes_with("sleep 3434").is_empty());
+}
+
+/// The parts of the contract that hold for a runtime as well.
+fn check_runtime(path: &str) {
+    let Some(mut rig) = Rig::new() else { return };
+    if !Path::new(path).exists() {
+        eprintln!("skipped: {path} is not installed");
+        return;
+    }
+    let executor =
+        OciRuntimeExecutor::new(PathBuf::from(PROGRAM), Settings::new(Ids::Root), PathBuf::from(path));
+    let run = |step: &ExecStep| {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let mut log = |stream, data: &[u8]| match stream {
+            Stream::Stdout => stdout.extend_from_slice(data),
+            Stream::Stderr => stderr.extend_from_slice(data),
+        };
+        let outcome = executor.run(step, &mut log, &CancelToken::new().unwrap()).unwrap();
+        (
+            outcome,
+            String::from_utf8_lossy(&stdout).into_owned(),
+            String::from_utf8_lossy(&stderr).into_owned(),
+        )
+    };
+    let source = rig.dir.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("f"), "f\n").unwrap();
+    let mut step = rig.sh(
+        "echo $$; id -u; id -g; pwd; umask; hostname; grep -E 'CapEff|CapBnd|NoNewPrivs|Seccomp:' /proc/self/status; \
+         head -n 1 /etc/hosts; cat /run/secrets/s /rw/f; echo x > /rw/f; sh /dev/pipes/EOF; echo y > /tmp/y; \
+         mount -t tmpfs x /tmp 2>/dev/null || echo denied; ulimit -n; exit 9",
+    );
+    step.user = user(1000, 1001, &[]);
+    "/home/app".clone_into(&mut step.cwd);
+    step.rlimits = vec![Ulimit { name: "nofile".into(), soft: Some(100), hard: Some(200) }];
+    step.mounts = vec![
+        StepMount::Bind { source: source.clone(), target: "/rw".into(), read_only: false },
+        StepMount::Secret {
+            target: "/run/secrets/s".into(),
+            data: b"s\n".to_vec(),
+            mode: 0o444,
+            uid: 0,
+            gid: 0,
+        },
+        StepMount::File { target: "/dev/pipes/EOF".into(), data: b"echo heredoc".to_vec(), mode: 0o755 },
+    ];
+    std::fs::set_permissions(source.join("f"), PermissionsExt::from_mode(0o666)).unwrap();
+    std::fs::set_permissions(rig.lowers[0].join("tmp"), PermissionsExt::from_mode(0o1777)).unwrap();
+    let (outcome, stdout, stderr) = run(&step);
+    let expected = "1\n1000\n1001\n/home/app\n0022\nbuildkitsandbox\nCapEff:\t0000000000000000\nCapBnd:\t00000000a80425fb\n\
+         NoNewPrivs:\t0\nSeccomp:\t2\n127.0.0.1\tlocalhost buildkitsandbox\ns\nf\nheredoc\ndenied\n100\n";
+    assert_eq!((stdout.as_str(), outcome.exit), (expected, Exit::Code(9)), "{stderr}");
+    let mut paths: Vec<_> = walkdir::WalkDir::new(&step.upper)
+        .min_depth(1)
+        .into_iter()
+        .map(|entry| entry.unwrap().into_path())
+        .collect();
+    paths.sort();
+    let paths: Vec<_> =
+        paths.iter().map(|path| path.strip_prefix(&step.upper).unwrap().to_str().unwrap()).collect();
+    assert_eq!(paths, ["etc", "home", "home/app", "tmp", "tmp/y"]);
+    assert_eq!(std::fs::read_to_string(source.join("f")).unwrap(), "f\n");
+
+    let mark = format!("sleep 35{}", path.len());
+    let step = rig.sh(&format!("{mark} & echo up; {mark}"));
+    let token = CancelToken::new().unwrap();
+    let canceller = token.clone();
+    let result = executor.run(&step, &mut |_, _| canceller.cancel(), &token);
+    assert!(matches!(result, Err(ExecError::Cancelled)), "{result:?}");
+    assert_eq!(processes_with(&mark), Vec::<String>::new());
+    let mut step = rig.sh("ip -o link | wc -l; ip -o addr show lo | grep -c 127.0.0.1");
+    step.network = Network::None;
+    let (_, stdout, stderr) = run(&step);
+    assert_eq!(stdout, "1\n1\n", "{stderr}");
+}
+
+#[test]
+fn crun_runs_steps_too() {
+    check_runtime("/usr/bin/crun");
+}
+
+#[test]
+fn runc_runs_steps_too() {
+    check_runtime("/usr/sbin/runc");
 }

@@ -10,7 +10,7 @@ use super::{Channel, Doing, SetupError};
 use crate::exec::{ExecStep, Ids, Security, Ulimit, seccomp, sys};
 
 /// Docker's default capabilities.
-const DEFAULT: [Capability; 14] = [
+pub(super) const DEFAULT: [Capability; 14] = [
     Capability::CAP_AUDIT_WRITE,
     Capability::CAP_CHOWN,
     Capability::CAP_DAC_OVERRIDE,
