@@ -8,6 +8,7 @@ use std::str::FromStr;
 pub struct ByteSize(pub u64);
 
 impl fmt::Display for ByteSize {
+    #[expect(clippy::cast_precision_loss, reason = "four digits are shown")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
         let mut value = self.0 as f64;
@@ -29,6 +30,11 @@ impl FromStr for ByteSize {
     type Err = ByteSizeError;
 
     /// `k`, `m`, `g`, `t` and `KiB` … are powers of 1024, as in Docker's "RAM units"; `kB`, `MB` … of 1000.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "checked to be in range, a size is no exact count"
+    )]
     fn from_str(text: &str) -> Result<Self, ByteSizeError> {
         let error = || ByteSizeError(text.to_owned());
         let trimmed = text.trim();

@@ -1,4 +1,4 @@
-//! The program.
+//! The `crossdock` command.
 
 use std::process::ExitCode;
 
@@ -8,5 +8,5 @@ fn main() -> ExitCode {
     if let Some(code) = crossdock::exec::helper_main(&args) {
         return code;
     }
-    ExitCode::SUCCESS
+    crossdock::cli::main()
 }

@@ -43,11 +43,9 @@ impl Platform {
             ("x86_64" | "x86-64", variant) => ("amd64", variant),
             ("aarch64" | "arm64", "" | "8" | "v8") => ("arm64", ""),
             ("aarch64", variant) => ("arm64", variant),
-            ("armhf", _) => ("arm", "v7"),
-            ("armel", _) => ("arm", "v6"),
-            ("arm", "" | "7") => ("arm", "v7"),
+            ("armhf", _) | ("arm", "" | "7") => ("arm", "v7"),
+            ("armel", _) | ("arm", "6") => ("arm", "v6"),
             ("arm", "5") => ("arm", "v5"),
-            ("arm", "6") => ("arm", "v6"),
             ("arm", "8") => ("arm", "v8"),
             (architecture, variant) => (architecture, variant),
         };
@@ -113,7 +111,7 @@ impl FromStr for Platform {
         let valid = |part: &&str| {
             !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "_-.()".contains(c))
         };
-        if parts.len() > 3 || !parts.iter().all(|part| valid(&part)) {
+        if parts.len() > 3 || !parts.iter().all(valid) {
             return Err(PlatformError(text.to_owned()));
         }
         let host = Self::host();

@@ -1,3 +1,15 @@
-//! Tests that drive the real program.
+//! Drives the real program, as a user would. One binary for all of it: linking is what costs time.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+mod caching;
+mod crash;
+mod dockerfiles;
+mod docs;
 mod exec;
+mod proof;
+mod random;
+mod self_check;
+mod users;

@@ -1,0 +1,175 @@
+//! What a build is asked to do: everything resolved, nothing read from the environment here.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::layer::Timestamp;
+use crate::platform::Platform;
+use crate::reference::Reference;
+
+/// One build, as the user asked for it.
+#[derive(Debug, Clone)]
+pub struct BuildRequest {
+    /// The Dockerfile.
+    pub dockerfile: DockerfileText,
+    /// The build context.
+    pub context: ContextSource,
+    /// `--build-arg`, in the order given. Later ones win.
+    pub build_args: Vec<(String, String)>,
+    /// `--build-context`, by name.
+    pub build_contexts: BTreeMap<String, NamedContext>,
+    /// `--target`: the stage to build; the last one if absent.
+    pub target: Option<String>,
+    /// `--platform`; the host's if absent.
+    pub platform: Option<Platform>,
+    /// `-t`: names for the image.
+    pub tags: Vec<Reference>,
+    /// `--label`.
+    pub labels: Vec<(String, String)>,
+    /// `--annotation`, for the manifest.
+    pub annotations: BTreeMap<String, String>,
+    /// `--no-cache`: use no record.
+    pub no_cache: bool,
+    /// `--no-cache-filter`: use no record for these stages.
+    pub no_cache_filter: Vec<String>,
+    /// `--pull`: ask the registries for base images even where the local cache knows an answer.
+    pub pull: bool,
+    /// `--network`: what `RUN` gets where it does not say.
+    pub network: crate::exec::Network,
+    /// `--add-host`.
+    pub extra_hosts: Vec<(String, String)>,
+    /// `--shm-size`, in bytes.
+    pub shm_size: u64,
+    /// `--ulimit`: limits of `RUN` steps that differ from the builder's own.
+    pub ulimits: Vec<Ulimit>,
+    /// `--secret`.
+    pub secrets: Vec<Secret>,
+    /// Entitlements granted by `--allow`: `network.host`, `security.insecure`.
+    pub allow: Vec<String>,
+    /// Where the result goes. Nothing at all: it stays in the cache.
+    pub outputs: Vec<Output>,
+    /// `--compression` of the layers in the result.
+    pub compression: LayerCompression,
+    /// Clamps times (the `SOURCE_DATE_EPOCH` build argument).
+    pub source_date_epoch: Option<Timestamp>,
+    /// `--dry-run`: only say which steps would run.
+    pub dry_run: bool,
+}
+
+/// A Dockerfile's text and what is said about it.
+#[derive(Debug, Clone)]
+pub struct DockerfileText {
+    /// Its name for messages: the path as the user gave it.
+    pub name: String,
+    /// Its text.
+    pub text: Vec<u8>,
+    /// `<name>.dockerignore` beside it: its name for messages and its text. Wins over the context's own.
+    pub ignore: Option<(String, Vec<u8>)>,
+}
+
+/// Where the build context comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContextSource {
+    /// A local directory.
+    Directory(PathBuf),
+    /// There is none (`-` with only a Dockerfile on standard input).
+    Empty,
+}
+
+/// What `--build-context name=…` maps a name to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamedContext {
+    /// A local directory.
+    Directory(PathBuf),
+    /// `docker-image://reference`
+    Image(Reference),
+    /// `oci-layout://path[:tag][@digest]`
+    OciLayout(String),
+    /// `docker-archive://path` or `oci-archive://path`, or a path to such a file.
+    Archive(PathBuf),
+    /// `target:stage`: a stage of the same Dockerfile, or the name of another context.
+    Stage(String),
+}
+
+/// One limit on a step's processes, as in `setrlimit(2)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ulimit {
+    /// Docker's name: `nofile`, `nproc`, `core` …
+    pub name: String,
+    /// The soft limit; `None` is unlimited.
+    pub soft: Option<u64>,
+    /// The hard limit; `None` is unlimited.
+    pub hard: Option<u64>,
+}
+
+/// A secret that steps may mount. Its value is never printed.
+#[derive(Clone)]
+pub struct Secret {
+    /// The name that mounts refer to.
+    pub id: String,
+    /// The value.
+    pub value: Vec<u8>,
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secret").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// How the layers of the result are compressed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LayerCompression {
+    /// Multi-frame zstd. Docker before 23 cannot pull it.
+    #[default]
+    Zstd,
+    /// Multi-member gzip, for everyone.
+    Gzip,
+    /// Plain tar.
+    Uncompressed,
+}
+
+/// A file to write to, or standard output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// A path.
+    Path(PathBuf),
+    /// Standard output (`dest=-`).
+    Stdout,
+}
+
+/// One `--output`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// `type=image`: an image under the request's tags, pushed to their registries if `push`; else it is only
+    /// built and kept in the cache.
+    Image {
+        /// Push it.
+        push: bool,
+        /// `name=`: names instead of the request's tags, if any.
+        names: Vec<Reference>,
+    },
+    /// `type=oci`: an OCI layout, as a tar file or (`tar=false`) as a directory.
+    Oci {
+        /// Where.
+        destination: Destination,
+        /// Whether a tar file is made.
+        tar: bool,
+    },
+    /// `type=docker`: an archive for `docker load`.
+    Docker {
+        /// Where.
+        destination: Destination,
+    },
+    /// `type=tar`: the files of the result as one tar.
+    Tar {
+        /// Where.
+        destination: Destination,
+    },
+    /// `type=local`: the files of the result in a directory.
+    Local {
+        /// The directory.
+        destination: PathBuf,
+    },
+}

@@ -1,0 +1,443 @@
+//! The command line. The doc comments are the help texts.
+
+use std::path::PathBuf;
+
+use clap::builder::{BoolishValueParser, FalseyValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::output::{OutputSpec, parse_compression};
+use super::values::{self, BuildArg, BuildContextSpec, SecretSpec};
+use super::{env_vars, examples};
+use crate::build::{LayerCompression, Ulimit};
+use crate::bytes::ByteSize;
+use crate::exec::Network;
+use crate::platform::Platform;
+use crate::record::Scope;
+use crate::reference::Reference;
+
+/// Builds OCI images from ordinary Dockerfiles, with every step cached and shared.
+#[derive(Debug, Parser)]
+#[command(name = "crossdock", version, max_term_width = 110, after_help = examples::TOP)]
+#[command(arg_required_else_help = true, subcommand_required = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build an image from a Dockerfile
+    #[command(after_help = examples::BUILD)]
+    Build(Box<BuildCommand>),
+    /// Print what each step of a build is keyed on
+    #[command(after_help = examples::FINGERPRINT)]
+    Fingerprint(Box<FingerprintCommand>),
+    /// Look after the local cache
+    #[command(after_help = examples::CACHE, subcommand_required = true, arg_required_else_help = true)]
+    #[command(disable_help_subcommand = true)]
+    Cache {
+        /// What to do with the cache.
+        #[command(subcommand)]
+        command: CacheCommand,
+    },
+    /// Say what this machine allows, and what to do about the rest
+    #[command(after_help = examples::DOCTOR)]
+    Doctor(DoctorCommand),
+    /// Print a completion script for a shell
+    #[command(after_help = examples::COMPLETION)]
+    Completion {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    #[command(after_help = examples::VERSION)]
+    Version,
+    /// Print docs/cli.md
+    #[command(name = "__docs", hide = true)]
+    Docs,
+}
+
+/// How a list is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Where the caches are.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Cache")]
+pub struct CacheArgs {
+    /// The shared cache, as a URL: `file:///directory`
+    #[arg(long, value_name = "URL", env = env_vars::CROSSDOCK_CACHE, hide_env_values = true)]
+    pub cache: Option<String>,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a doc comment would become the help of the flag group")]
+    pub local: LocalCacheArgs,
+
+    /// Read the shared cache but never write to it
+    #[arg(
+        long,
+        env = env_vars::CROSSDOCK_CACHE_READONLY,
+        hide_env_values = true,
+        value_parser = FalseyValueParser::new(),
+        action = clap::ArgAction::SetTrue
+    )]
+    pub cache_readonly: bool,
+
+    /// The trust domain of this build's records. More scopes are only read, in their order
+    #[arg(
+        long,
+        value_name = "SCOPE,…",
+        env = env_vars::CROSSDOCK_CACHE_SCOPE,
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    pub cache_scope: Vec<Scope>,
+}
+
+/// Where the local cache is.
+#[derive(Debug, Clone, Args)]
+pub struct LocalCacheArgs {
+    /// Directory of the local cache [default: ~/.cache/crossdock]
+    #[arg(long, value_name = "DIR", env = env_vars::CROSSDOCK_LOCAL, hide_env_values = true)]
+    pub local_cache: Option<PathBuf>,
+}
+
+/// What is built: the flags that `build` and `fingerprint` share.
+#[derive(Debug, Clone, Args)]
+pub struct BuildArgs {
+    /// The build context: a directory, or `-` to read a Dockerfile from standard input
+    #[arg(value_name = "PATH")]
+    pub context: String,
+
+    /// The Dockerfile, `-` for standard input [default: PATH/Dockerfile]
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<String>,
+
+    /// Set a build argument; without a value it is taken from the environment
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    pub build_arg: Vec<BuildArg>,
+
+    /// Name another context: a directory, docker-image://REFERENCE, oci-layout://DIR[:TAG],
+    /// docker-archive://FILE, oci-archive://FILE, target:STAGE
+    #[arg(long, value_name = "NAME=SOURCE")]
+    pub build_context: Vec<BuildContextSpec>,
+
+    /// The stage to build [default: the last one]
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+
+    /// The platform of the image, such as linux/arm64 [default: the host's]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<Platform>,
+
+    /// Set a label
+    #[arg(long, value_name = "KEY=VALUE", value_parser = values::label)]
+    pub label: Vec<(String, String)>,
+
+    /// Run every step, whatever the cache has
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        hide_possible_values = true,
+        value_parser = BoolishValueParser::new()
+    )]
+    pub no_cache: bool,
+
+    /// Run every step of these stages
+    #[arg(long, value_name = "STAGE,…", value_delimiter = ',')]
+    pub no_cache_filter: Vec<String>,
+
+    /// Ask the registries for the base images, even where the cache knows an answer
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        hide_possible_values = true,
+        value_parser = BoolishValueParser::new()
+    )]
+    pub pull: bool,
+
+    /// The network of RUN steps that do not say
+    #[arg(long, value_name = "MODE", default_value = "default", value_parser = network, help_heading = "Steps")]
+    pub network: Network,
+
+    /// Add a line to the steps' /etc/hosts
+    #[arg(long, value_name = "HOST:ADDRESS", value_parser = values::extra_host, help_heading = "Steps")]
+    pub add_host: Vec<(String, String)>,
+
+    /// Size of the steps' /dev/shm
+    #[arg(long, value_name = "SIZE", default_value = "64m", help_heading = "Steps")]
+    pub shm_size: ByteSize,
+
+    /// Limit the steps' processes; -1 is unlimited
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = values::ulimit, help_heading = "Steps")]
+    pub ulimit: Vec<Ulimit>,
+
+    /// Let steps mount a secret: id=NAME,src=FILE or id=NAME,env=VARIABLE
+    #[arg(long, value_name = "SECRET", help_heading = "Steps")]
+    pub secret: Vec<SecretSpec>,
+
+    /// Grant what steps ask for
+    #[arg(
+        long,
+        value_name = "ENTITLEMENT,…",
+        value_delimiter = ',',
+        value_parser = ["network.host", "security.insecure"],
+        help_heading = "Steps"
+    )]
+    pub allow: Vec<String>,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a doc comment would become the help of the flag group")]
+    pub cache: CacheArgs,
+
+    /// Accepted for Docker's command line; answered with advice.
+    #[arg(long, hide = true, value_name = "SPEC", num_args = 0..=1)]
+    pub ssh: Vec<String>,
+    /// See `ssh`.
+    #[arg(long, hide = true, value_name = "SPEC")]
+    pub cache_from: Vec<String>,
+    /// See `ssh`.
+    #[arg(long, hide = true, value_name = "SPEC")]
+    pub cache_to: Vec<String>,
+}
+
+/// `crossdock build`.
+#[derive(Debug, Clone, Args)]
+pub struct BuildCommand {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a doc comment would become the help of the flag group")]
+    pub build: BuildArgs,
+
+    /// Name the image, [registry/]repository[:tag]
+    #[arg(short, long, value_name = "NAME", help_heading = "Result")]
+    pub tag: Vec<Reference>,
+
+    /// Push the image to the registries of its names
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        hide_possible_values = true,
+        value_parser = BoolishValueParser::new(),
+        help_heading = "Result"
+    )]
+    pub push: bool,
+
+    /// Where the result goes: a directory for its files, `-` for a tar of them, or
+    /// type=image|oci|docker|tar|local,dest=…[,push=true][,name=…][,tar=false][,compression=…]
+    #[arg(short, long, value_name = "OUTPUT", help_heading = "Result")]
+    pub output: Vec<OutputSpec>,
+
+    /// How the layers are compressed: zstd, gzip or uncompressed [default: zstd]
+    #[arg(
+        long,
+        value_name = "KIND",
+        value_parser = parse_compression,
+        env = env_vars::CROSSDOCK_COMPRESSION,
+        hide_env_values = true,
+        help_heading = "Result"
+    )]
+    pub compression: Option<LayerCompression>,
+
+    /// Annotate the image's manifest
+    #[arg(long, value_name = "KEY=VALUE", value_parser = values::annotation, help_heading = "Result")]
+    pub annotation: Vec<(String, String)>,
+
+    /// Write the image ID (the digest of its configuration) to a file
+    #[arg(long, value_name = "FILE", help_heading = "Result")]
+    pub iidfile: Option<PathBuf>,
+
+    /// Write what was built to a file, as JSON
+    #[arg(long, value_name = "FILE", help_heading = "Result")]
+    pub metadata_file: Option<PathBuf>,
+
+    /// Only say which steps would run; exit code 3 if any
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// How progress is shown
+    #[arg(
+        long,
+        value_enum,
+        value_name = "KIND",
+        default_value = "auto",
+        env = env_vars::CROSSDOCK_PROGRESS,
+        hide_env_values = true
+    )]
+    pub progress: Progress,
+
+    /// Print nothing but the digest of the image
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    /// Accepted for Docker's command line; answered with advice.
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", default_value = "false", value_parser = BoolishValueParser::new())]
+    pub load: bool,
+    /// See `load`.
+    #[arg(long, hide = true, value_name = "SPEC", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(require_equals = true)]
+    pub provenance: Option<String>,
+    /// See `load`.
+    #[arg(long, hide = true, value_name = "SPEC", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(require_equals = true)]
+    pub sbom: Option<String>,
+    /// See `load`.
+    #[arg(long, hide = true, value_name = "SPEC")]
+    pub attest: Vec<String>,
+    /// See `load`.
+    #[arg(long, hide = true, value_name = "METHOD")]
+    pub call: Option<String>,
+    /// See `load`.
+    #[arg(long, hide = true)]
+    pub check: bool,
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Progress {
+    /// `tty` on a terminal, `plain` elsewhere
+    Auto,
+    /// One line for each thing that happens
+    Plain,
+    /// Live lines for the running steps
+    Tty,
+    /// Nothing
+    Quiet,
+    /// One JSON object a line
+    #[value(alias = "rawjson")]
+    Json,
+}
+
+/// `crossdock fingerprint`.
+#[derive(Debug, Clone, Args)]
+pub struct FingerprintCommand {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a doc comment would become the help of the flag group")]
+    pub build: BuildArgs,
+
+    /// How the answer is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+}
+
+/// `crossdock cache …`.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// List the records: one for each step whose result is kept
+    #[command(after_help = examples::CACHE_LS)]
+    Ls(CacheListCommand),
+    /// Say how much space the cache takes
+    #[command(after_help = examples::CACHE_DU)]
+    Du(CacheListCommand),
+    /// Remove what was not used for the longest time
+    #[command(after_help = examples::CACHE_PRUNE)]
+    Prune(CachePruneCommand),
+    /// Check everything in the cache against its digest
+    #[command(after_help = examples::CACHE_VERIFY)]
+    Verify(CacheVerifyCommand),
+}
+
+/// `crossdock cache ls` and `crossdock cache du`.
+#[derive(Debug, Clone, Args)]
+pub struct CacheListCommand {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a doc comment would become the help of the flag group")]
+    pub local: LocalCacheArgs,
+
+    /// How the answer is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+}
+
+/// `crossdock cache prune`.
+#[derive(Debug, Clone, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+pub struct CachePruneCommand {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a doc comment would become the help of the flag group")]
+    pub local: LocalCacheArgs,
+
+    /// Remove everything
+    #[arg(long, group = "what", conflicts_with_all = ["max_size", "max_age"])]
+    pub all: bool,
+
+    /// Shrink the cache to this size, such as 10GB
+    #[arg(long, value_name = "SIZE", group = "what", alias = "keep-storage")]
+    pub max_size: Option<ByteSize>,
+
+    /// Remove what was not used for so long, such as 7d
+    #[arg(long, value_name = "AGE", group = "what", value_parser = values::duration)]
+    pub max_age: Option<std::time::Duration>,
+
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+
+    /// How the answer is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+}
+
+/// `crossdock cache verify`.
+#[derive(Debug, Clone, Args)]
+pub struct CacheVerifyCommand {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a doc comment would become the help of the flag group")]
+    pub local: LocalCacheArgs,
+
+    /// Set damaged things aside, and remove the records that need them
+    #[arg(long)]
+    pub repair: bool,
+
+    /// How the answer is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+}
+
+/// `crossdock doctor`.
+#[derive(Debug, Clone, Args)]
+pub struct DoctorCommand {
+    /// How the answer is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+}
+
+/// `crossdock demo`.
+#[derive(Debug, Clone, Args)]
+pub struct DemoCommand {
+    /// Work in this directory and keep it [default: a temporary directory that is removed]
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+}
+
+fn network(text: &str) -> Result<Network, String> {
+    match text {
+        "default" | "" => Ok(Network::Default),
+        "none" => Ok(Network::None),
+        "host" => Ok(Network::Host),
+        _ => Err("expected default, none or host".to_owned()),
+    }
+}

@@ -1,0 +1,81 @@
+//! Every environment variable that Crossdock reads, in one place.
+
+/// One variable, for the documentation.
+#[derive(Debug, Clone, Copy)]
+pub struct EnvVar {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does, as one sentence.
+    pub purpose: &'static str,
+}
+
+/// URL of the shared cache; like `--cache`.
+pub const CROSSDOCK_CACHE: &str = "CROSSDOCK_CACHE";
+/// Directory of the local cache; like `--local-cache`.
+pub const CROSSDOCK_LOCAL: &str = "CROSSDOCK_LOCAL";
+/// Trust domain of the records; like `--cache-scope`.
+pub const CROSSDOCK_CACHE_SCOPE: &str = "CROSSDOCK_CACHE_SCOPE";
+/// Read the shared cache only; like `--cache-readonly`.
+pub const CROSSDOCK_CACHE_READONLY: &str = "CROSSDOCK_CACHE_READONLY";
+/// How progress is shown; like `--progress`.
+pub const CROSSDOCK_PROGRESS: &str = "CROSSDOCK_PROGRESS";
+/// How layers are compressed; like `--compression`.
+pub const CROSSDOCK_COMPRESSION: &str = "CROSSDOCK_COMPRESSION";
+/// Clamps times in the image.
+pub const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+/// Base of the default local cache.
+pub const XDG_CACHE_HOME: &str = "XDG_CACHE_HOME";
+/// Home directory.
+pub const HOME: &str = "HOME";
+/// Where the registries' credentials are.
+pub const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
+/// No colours.
+pub const NO_COLOR: &str = "NO_COLOR";
+/// Colours even where the output is no terminal.
+pub const CLICOLOR_FORCE: &str = "CLICOLOR_FORCE";
+/// The kind of terminal.
+pub const TERM: &str = "TERM";
+/// Where executables are looked for.
+pub const PATH: &str = "PATH";
+/// Where temporary directories are made.
+pub const TMPDIR: &str = "TMPDIR";
+
+/// All of them, as `docs/cli.md` lists them.
+pub const ALL: &[EnvVar] = &[
+    EnvVar { name: CROSSDOCK_CACHE, purpose: "URL of the shared cache, unless `--cache` is given" },
+    EnvVar {
+        name: CROSSDOCK_LOCAL,
+        purpose: "Directory of the local cache, unless `--local-cache` is given",
+    },
+    EnvVar {
+        name: CROSSDOCK_CACHE_SCOPE,
+        purpose: "Scopes of the records, separated by commas, unless `--cache-scope` is given",
+    },
+    EnvVar { name: CROSSDOCK_CACHE_READONLY, purpose: "`1` never writes to the shared cache" },
+    EnvVar { name: CROSSDOCK_PROGRESS, purpose: "How progress is shown, unless `--progress` is given" },
+    EnvVar {
+        name: CROSSDOCK_COMPRESSION,
+        purpose: "How layers are compressed, unless `--compression` is given",
+    },
+    EnvVar {
+        name: SOURCE_DATE_EPOCH,
+        purpose: "Seconds since 1970 that times in the image are clamped to, unless the build argument is given",
+    },
+    EnvVar { name: XDG_CACHE_HOME, purpose: "The local cache is `$XDG_CACHE_HOME/crossdock` by default" },
+    EnvVar {
+        name: HOME,
+        purpose: "The local cache is `~/.cache/crossdock` where `XDG_CACHE_HOME` is not set",
+    },
+    EnvVar {
+        name: DOCKER_CONFIG,
+        purpose: "Directory of the `config.json` with credentials for registries, instead of `~/.docker`",
+    },
+    EnvVar { name: NO_COLOR, purpose: "If not empty, no colours are used" },
+    EnvVar {
+        name: CLICOLOR_FORCE,
+        purpose: "If neither empty nor `0`, colours are used even where the output is no terminal",
+    },
+    EnvVar { name: TERM, purpose: "`dumb` means neither colours nor live progress" },
+    EnvVar { name: PATH, purpose: "Where `demo` finds the tools for its base image" },
+    EnvVar { name: TMPDIR, purpose: "Where `demo` works, instead of `/tmp`" },
+];

@@ -1,0 +1,80 @@
+//! The examples at the end of each help text.
+
+pub(super) const TOP: &str = "\
+Examples:
+  crossdock demo                                  See it work, without network or daemon
+  crossdock build -t registry.example/app --push .
+  crossdock doctor                                Say what this machine allows
+
+`crossdock COMMAND --help` explains each command.";
+
+pub(super) const BUILD: &str = "\
+Examples:
+  Build and push, with a cache that other runners share:
+    crossdock build --cache file:///mnt/cache -t registry.example/app:1 --push .
+  Build a stage of another Dockerfile into an archive for `docker load`:
+    crossdock build -f docker/app.Dockerfile --target tests -t app -o type=docker,dest=app.tar .
+  Take the files of the last stage out into a directory:
+    crossdock build -o out .
+  Give a step a secret:
+    crossdock build --secret id=token,env=TOKEN -t app -o type=oci,dest=app.tar .
+  Fail if anything would have to be built:
+    crossdock build --dry-run .
+
+Without --push and --output the result stays in the cache.
+Progress goes to standard error. Standard output gets what `-o -` or `--quiet` ask for.";
+
+pub(super) const FINGERPRINT: &str = "\
+Examples:
+  crossdock fingerprint .
+  crossdock fingerprint --target build --format json . > before.json";
+
+pub(super) const CACHE: &str = "\
+Examples:
+  crossdock cache du
+  crossdock cache prune --max-size 10GB --force";
+
+pub(super) const CACHE_LS: &str = "\
+Examples:
+  crossdock cache ls
+  crossdock cache ls --format json --local-cache /mnt/cache";
+
+pub(super) const CACHE_DU: &str = "\
+Examples:
+  crossdock cache du
+  crossdock cache du --format json";
+
+pub(super) const CACHE_PRUNE: &str = "\
+Examples:
+  crossdock cache prune --max-size 10GB
+  crossdock cache prune --max-age 14d --force
+  crossdock cache prune --all";
+
+pub(super) const CACHE_VERIFY: &str = "\
+Examples:
+  crossdock cache verify
+  crossdock cache verify --repair
+
+Exit code 3 if something is damaged and was not repaired.";
+
+pub(super) const DOCTOR: &str = "\
+Examples:
+  crossdock doctor
+  crossdock doctor --format json
+
+Exit code 4 if steps cannot be run on this machine.";
+
+pub(super) const DEMO: &str = "\
+Examples:
+  crossdock demo
+  crossdock demo --keep /tmp/demo                 Leave the project and the caches for a look";
+
+pub(super) const COMPLETION: &str = "\
+Examples:
+  crossdock completion bash > /etc/bash_completion.d/crossdock
+  crossdock completion zsh > ~/.zfunc/_crossdock
+  crossdock completion fish > ~/.config/fish/completions/crossdock.fish";
+
+pub(super) const VERSION: &str = "\
+Examples:
+  crossdock version";

@@ -1,0 +1,105 @@
+//! The words and figures that reporters share.
+
+use std::time::Duration;
+
+use super::Built;
+use crate::bytes::ByteSize;
+use crate::event::{StepOutcome, Summary};
+
+/// A duration for people: `0.4s`, `12.3s`, `2m 05s`, `1h 02m`.
+pub fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{:.1}s", (duration.as_secs_f64() * 10.0).floor() / 10.0),
+        60..3600 => format!("{}m {:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h {:02}m", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+/// The figures at the end of a build as one line.
+pub fn summary(summary: &Summary) -> String {
+    let total = summary.cached.saturating_add(summary.ran);
+    let mut text = format!(
+        "{total} {}: {} cached, {} run, in {}",
+        if total == 1 { "step" } else { "steps" },
+        summary.cached,
+        summary.ran,
+        duration(summary.elapsed),
+    );
+    if summary.downloaded > 0 {
+        text += &format!("; {} downloaded", ByteSize(summary.downloaded));
+    }
+    if summary.uploaded > 0 {
+        text += &format!("; {} uploaded", ByteSize(summary.uploaded));
+    }
+    if summary.saved >= Duration::from_millis(100) {
+        text += &format!("; {} saved", duration(summary.saved));
+    }
+    text
+}
+
+/// How a step ended, in a few words.
+pub(super) fn outcome(outcome: &StepOutcome, took: Duration) -> String {
+    match outcome {
+        StepOutcome::Cached { from, saved } if *saved >= Duration::from_millis(100) => {
+            format!("CACHED ({from}, saved {})", duration(*saved))
+        }
+        StepOutcome::Cached { from, .. } => format!("CACHED ({from})"),
+        StepOutcome::Ran { .. } | StepOutcome::Done => format!("DONE {}", duration(took)),
+        StepOutcome::Failed => format!("FAILED after {}", duration(took)),
+        StepOutcome::Cancelled => "CANCELLED".to_owned(),
+        StepOutcome::WouldRun { reason } => format!("WOULD RUN: {reason}"),
+    }
+}
+
+/// Bytes that moved: `3.0 MB / 10.0 MB`.
+pub(super) fn bytes(current: u64, total: Option<u64>) -> String {
+    match total {
+        Some(total) => format!("{} / {}", ByteSize(current), ByteSize(total)),
+        None => ByteSize(current).to_string(),
+    }
+}
+
+/// The sentence of a dry run.
+fn would_run(count: u32) -> String {
+    match count {
+        0 => "dry run: no step would run".to_owned(),
+        1 => "dry run: 1 step would run".to_owned(),
+        _ => format!("dry run: {count} steps would run"),
+    }
+}
+
+/// The lines about the image that was built.
+pub(super) fn built(image: &Built) -> Vec<String> {
+    if let Some(count) = image.would_run {
+        return vec![would_run(count)];
+    }
+    let mut lines = vec![format!("image {}", image.digest)];
+    if !image.names.is_empty() {
+        lines.push(format!("named {}", image.names.join(", ")));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_short() {
+        for (millis, text) in
+            [(0, "0.0s"), (59_999, "59.9s"), (60_000, "1m 00s"), (125_000, "2m 05s"), (3_720_000, "1h 02m")]
+        {
+            assert_eq!(duration(Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn the_summary_leaves_out_what_is_nothing() {
+        let mut figures = Summary { cached: 1, elapsed: Duration::from_millis(250), ..Summary::default() };
+        assert_eq!(summary(&figures), "1 step: 1 cached, 0 run, in 0.2s");
+        figures.uploaded = 2_000;
+        figures.saved = Duration::from_secs(3);
+        assert_eq!(summary(&figures), "1 step: 1 cached, 0 run, in 0.2s; 2.0 kB uploaded; 3.0s saved");
+    }
+}

@@ -1,0 +1,392 @@
+//! From the command line to a [`BuildRequest`]: everything that is named is found and read here.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use super::args::{BuildArgs, BuildCommand};
+use super::env_vars;
+use super::environment::Environment;
+use super::error::CliError;
+use super::output::{OutputSpec, is_stdout, resolve};
+use super::values::{BuildArg, BuildContextSpec, SecretSource, SecretSpec, is_remote};
+use crate::build::{
+    BuildRequest, ContextSource, DockerfileText, LayerCompression, NamedContext, Output, Secret,
+};
+use crate::layer::Timestamp;
+
+/// A Dockerfile or an ignore file larger than this is a mistake; BuildKit refuses it too.
+const DOCKERFILE_BYTES_MAX: u64 = 16 << 20;
+/// BuildKit's limit for one secret.
+const SECRET_BYTES_MAX: u64 = 500 << 10;
+
+/// What `crossdock build` asks for. `stdin` is read only if the command line says `-`.
+pub(super) fn of_build(
+    command: &BuildCommand,
+    environment: &Environment,
+    stdin: &mut dyn Read,
+) -> Result<BuildRequest, CliError> {
+    refuse_unsupported(command)?;
+    let mut request = of_args(&command.build, environment, stdin)?;
+    request.tags.clone_from(&command.tag);
+    request.annotations = command.annotation.iter().cloned().collect();
+    request.dry_run = command.dry_run;
+    let (outputs, compression) = outputs(command, environment, &mut request.annotations)?;
+    request.outputs = outputs;
+    request.compression = compression;
+    Ok(request)
+}
+
+/// What the flags that `build` and `fingerprint` share ask for.
+pub(super) fn of_args(
+    args: &BuildArgs,
+    environment: &Environment,
+    stdin: &mut dyn Read,
+) -> Result<BuildRequest, CliError> {
+    if !args.ssh.is_empty() {
+        return Err(CliError::next_version("`--ssh`").hint("mount a key with `--secret id=key,src=FILE`"));
+    }
+    if !args.cache_from.is_empty() || !args.cache_to.is_empty() {
+        return Err(CliError::usage("`--cache-from` and `--cache-to` are not needed").hint(
+            "use `--cache file:///directory` (or CROSSDOCK_CACHE): every step is read from it and written to it",
+        ));
+    }
+    let (dockerfile, context) = dockerfile_and_context(args, environment, stdin)?;
+    let build_args = build_args(&args.build_arg, environment);
+    let source_date_epoch = source_date_epoch(&build_args)?;
+    Ok(BuildRequest {
+        dockerfile,
+        context,
+        build_args,
+        build_contexts: build_contexts(&args.build_context, environment)?,
+        target: args.target.clone().filter(|target| !target.is_empty()),
+        platform: args.platform.clone(),
+        tags: Vec::new(),
+        labels: args.label.clone(),
+        annotations: BTreeMap::new(),
+        no_cache: args.no_cache,
+        no_cache_filter: args.no_cache_filter.clone(),
+        pull: args.pull,
+        network: args.network,
+        extra_hosts: args.add_host.clone(),
+        shm_size: args.shm_size.0,
+        ulimits: args.ulimit.clone(),
+        secrets: args.secret.iter().map(|spec| secret(spec, environment)).collect::<Result<_, _>>()?,
+        allow: args.allow.clone(),
+        outputs: Vec::new(),
+        compression: LayerCompression::default(),
+        source_date_epoch,
+        dry_run: false,
+    })
+}
+
+/// Docker's flags that are known and not there yet: silence would be worse than an error.
+fn refuse_unsupported(command: &BuildCommand) -> Result<(), CliError> {
+    if command.load {
+        return Err(CliError::next_version("`--load`").hint(
+            "write an archive with `-o type=docker,dest=image.tar` and run `docker load -i image.tar`",
+        ));
+    }
+    if command.check || command.call.as_deref().is_some_and(|call| call != "build") {
+        return Err(CliError::next_version("`--call` and `--check`"));
+    }
+    let attestations = [("`--provenance`", &command.provenance), ("`--sbom`", &command.sbom)];
+    for (flag, value) in attestations {
+        if value.as_deref().is_some_and(|value| !matches!(value, "false" | "0")) {
+            return Err(CliError::next_version(&format!("{flag} other than `false`")));
+        }
+    }
+    if !command.attest.is_empty() {
+        return Err(CliError::next_version("`--attest`"));
+    }
+    Ok(())
+}
+
+fn dockerfile_and_context(
+    args: &BuildArgs,
+    environment: &Environment,
+    stdin: &mut dyn Read,
+) -> Result<(DockerfileText, ContextSource), CliError> {
+    let context = args.context.as_str();
+    if is_remote(context) {
+        return Err(CliError::next_version(&format!("a Git or URL context (`{context}`)"))
+            .hint("clone or download it first and give the directory"));
+    }
+    if context == "-" {
+        if args.file.as_deref() == Some("-") {
+            return Err(CliError::usage("the Dockerfile and the context cannot both be standard input"));
+        }
+        if args.file.is_some() {
+            return Err(CliError::next_version("a context on standard input (`-` with `--file`)")
+                .hint("unpack it and give the directory"));
+        }
+        return Ok((dockerfile_from_stdin(environment, stdin)?, ContextSource::Empty));
+    }
+    let directory = environment.absolute(Path::new(context));
+    let metadata = fs::metadata(&directory).map_err(|error| {
+        let missing = error.kind() == std::io::ErrorKind::NotFound;
+        let error = CliError::failure(
+            anyhow::Error::new(error).context(format!("the build context `{context}` cannot be read")),
+        );
+        if missing { error.hint("the last argument is the context's directory, often `.`") } else { error }
+    })?;
+    if !metadata.is_dir() {
+        let error = CliError::message(format!("the build context `{context}` is not a directory"));
+        return Err(
+            error.hint("a Dockerfile is given with `--file`, the context's directory as the last argument")
+        );
+    }
+    let context = ContextSource::Directory(directory.clone());
+    let dockerfile = match args.file.as_deref() {
+        Some("-") => dockerfile_from_stdin(environment, stdin)?,
+        Some(file) => {
+            if is_remote(file) {
+                return Err(CliError::next_version("a Dockerfile from a URL").hint("download it first"));
+            }
+            dockerfile_from(file.to_owned(), &environment.absolute(Path::new(file)))?
+        }
+        None => {
+            let name = |file: &str| Path::new(&args.context).join(file).display().to_string();
+            let upper = directory.join("Dockerfile");
+            let lower = directory.join("dockerfile");
+            if upper.exists() || !lower.exists() {
+                dockerfile_from(name("Dockerfile"), &upper)?
+            } else {
+                dockerfile_from(name("dockerfile"), &lower)?
+            }
+        }
+    };
+    Ok((dockerfile, context))
+}
+
+fn dockerfile_from(name: String, path: &Path) -> Result<DockerfileText, CliError> {
+    let text = read_bounded(path, DOCKERFILE_BYTES_MAX).map_err(|error| {
+        let missing = error.kind() == std::io::ErrorKind::NotFound;
+        let error = CliError::failure(
+            anyhow::Error::new(error).context(format!("the Dockerfile `{name}` cannot be read")),
+        );
+        if missing {
+            error.hint("name it with `--file`; a relative path is relative to the working directory")
+        } else {
+            error
+        }
+    })?;
+    let mut ignore_path = path.as_os_str().to_owned();
+    ignore_path.push(".dockerignore");
+    let ignore = match read_bounded(Path::new(&ignore_path), DOCKERFILE_BYTES_MAX) {
+        Ok(text) => Some((format!("{name}.dockerignore"), text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(CliError::failure(error)),
+    };
+    Ok(DockerfileText { name, text, ignore })
+}
+
+fn dockerfile_from_stdin(
+    environment: &Environment,
+    stdin: &mut dyn Read,
+) -> Result<DockerfileText, CliError> {
+    if environment.stdin_is_terminal {
+        return Err(CliError::usage("the Dockerfile is to come from standard input, which is a terminal")
+            .hint("redirect a file: `crossdock build - < Dockerfile`"));
+    }
+    let mut text = Vec::new();
+    stdin
+        .take(DOCKERFILE_BYTES_MAX + 1)
+        .read_to_end(&mut text)
+        .map_err(|error| CliError::failure(anyhow::Error::new(error).context("reading standard input")))?;
+    if text.len() as u64 > DOCKERFILE_BYTES_MAX {
+        return Err(CliError::message("the Dockerfile on standard input is larger than 16 MiB"));
+    }
+    // A tar has `ustar` at offset 257; gzip, bzip2, xz and zstd streams begin with their magic numbers.
+    let is_archive = text.get(257..262) == Some(b"ustar")
+        || [&b"\x1f\x8b"[..], b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"]
+            .iter()
+            .any(|magic| text.starts_with(magic));
+    if is_archive {
+        return Err(CliError::next_version("a tar as the context on standard input")
+            .hint("unpack it and give the directory"));
+    }
+    Ok(DockerfileText { name: "-".to_owned(), text, ignore: None })
+}
+
+/// Reads a file of at most `limit` bytes.
+fn read_bounded(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    fs::File::open(path)?.take(limit + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > limit {
+        let message = format!("`{}` is larger than {limit} bytes", path.display());
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(text)
+}
+
+/// `--build-arg`, with values from the environment where they are absent (and no argument at all where the
+/// environment has none, as in Docker), and `SOURCE_DATE_EPOCH`.
+fn build_args(given: &[BuildArg], environment: &Environment) -> Vec<(String, String)> {
+    let mut args: Vec<(String, String)> = given
+        .iter()
+        .filter_map(|arg| {
+            let value = arg.value.clone().or_else(|| environment.text(&arg.name).map(str::to_owned))?;
+            Some((arg.name.clone(), value))
+        })
+        .collect();
+    let name = env_vars::SOURCE_DATE_EPOCH;
+    if !given.iter().any(|arg| arg.name == name)
+        && let Some(value) = environment.text(name)
+        && !value.is_empty()
+    {
+        args.push((name.to_owned(), value.to_owned()));
+    }
+    args
+}
+
+fn source_date_epoch(args: &[(String, String)]) -> Result<Option<Timestamp>, CliError> {
+    let name = env_vars::SOURCE_DATE_EPOCH;
+    let Some((_, value)) = args.iter().rev().find(|(key, _)| key == name) else { return Ok(None) };
+    if value.is_empty() {
+        return Ok(None);
+    }
+    match value.parse::<u32>() {
+        // Times after 2106 have no place in gzip and other formats, and are a mistake in practice.
+        Ok(seconds) => Ok(Some(Timestamp { seconds: seconds.into(), nanos: 0 })),
+        Err(_) => Err(CliError::message(format!(
+            "{name} is `{value}`, which is not a number of seconds since 1970"
+        ))
+        .hint("for the time of the last commit: SOURCE_DATE_EPOCH=$(git log -1 --pretty=%ct)")),
+    }
+}
+
+fn build_contexts(
+    given: &[BuildContextSpec],
+    environment: &Environment,
+) -> Result<BTreeMap<String, NamedContext>, CliError> {
+    let mut contexts = BTreeMap::new();
+    for spec in given {
+        let source = match &spec.source {
+            NamedContext::Directory(path) => {
+                let absolute = environment.absolute(path);
+                let metadata = fs::metadata(&absolute).map_err(|error| {
+                    let context =
+                        format!("the build context `{}={}` cannot be read", spec.name, path.display());
+                    CliError::failure(anyhow::Error::new(error).context(context))
+                })?;
+                if metadata.is_dir() {
+                    NamedContext::Directory(absolute)
+                } else {
+                    NamedContext::Archive(absolute)
+                }
+            }
+            NamedContext::Archive(path) => NamedContext::Archive(environment.absolute(path)),
+            NamedContext::OciLayout(place) => {
+                NamedContext::OciLayout(environment.absolute(Path::new(place)).display().to_string())
+            }
+            other => other.clone(),
+        };
+        contexts.insert(spec.name.clone(), source);
+    }
+    Ok(contexts)
+}
+
+fn secret(spec: &SecretSpec, environment: &Environment) -> Result<Secret, CliError> {
+    let variable = |name: &str| environment.variables.get(std::ffi::OsStr::new(name));
+    let file = |path: &Path| {
+        read_bounded(&environment.absolute(path), SECRET_BYTES_MAX).map_err(|error| {
+            CliError::failure(
+                anyhow::Error::new(error).context(format!("the secret `{}` cannot be read", spec.id)),
+            )
+        })
+    };
+    use std::os::unix::ffi::OsStrExt as _;
+    let value = match &spec.source {
+        SecretSource::File(path) => file(path)?,
+        SecretSource::Variable(name) => match variable(name) {
+            Some(value) => value.as_bytes().to_vec(),
+            None => {
+                let message = format!("the secret `{}` is to come from {name}, which is not set", spec.id);
+                return Err(
+                    CliError::message(message).hint(format!("export {name}, or give a file with src=…"))
+                );
+            }
+        },
+        SecretSource::Either => match variable(&spec.id) {
+            Some(value) => value.as_bytes().to_vec(),
+            None => file(&PathBuf::from(&spec.id))?,
+        },
+    };
+    Ok(Secret { id: spec.id.clone(), value })
+}
+
+fn outputs(
+    command: &BuildCommand,
+    environment: &Environment,
+    annotations: &mut BTreeMap<String, String>,
+) -> Result<(Vec<Output>, LayerCompression), CliError> {
+    let mut outputs = Vec::new();
+    let mut compression = command.compression;
+    for OutputSpec { output, compression: own, annotations: extra } in &command.output {
+        if let Some(own) = own {
+            if compression.is_some_and(|other| other != *own) {
+                return Err(CliError::usage("the outputs ask for different compressions")
+                    .hint("build once for each of them; nothing is run twice"));
+            }
+            compression = Some(*own);
+        }
+        annotations.extend(extra.iter().cloned());
+        if let Some(output) = output {
+            outputs.push(resolve(output.clone(), |path| environment.absolute(&path)));
+        }
+    }
+    if command.push {
+        let mut found = false;
+        for output in &mut outputs {
+            if let Output::Image { push, .. } = output {
+                *push = true;
+                found = true;
+            }
+        }
+        if !found {
+            outputs.push(Output::Image { push: true, names: Vec::new() });
+        }
+    }
+    for output in &outputs {
+        if let Output::Image { push: true, names } = output
+            && names.is_empty()
+            && command.tag.is_empty()
+        {
+            return Err(CliError::usage("the image is to be pushed and has no name")
+                .hint("name it with `--tag registry/repository:tag`"));
+        }
+    }
+    let to_stdout = outputs.iter().filter(|output| is_stdout(output)).count();
+    if to_stdout > 1 {
+        return Err(CliError::usage("only one output can go to standard output"));
+    }
+    if to_stdout == 1 && command.quiet {
+        return Err(CliError::usage("`--quiet` prints the digest to standard output, where the output goes")
+            .hint("use `--progress quiet`"));
+    }
+    if to_stdout == 1 && environment.stdout_is_terminal {
+        return Err(CliError::usage("refusing to write an archive to a terminal")
+            .hint("redirect standard output, or give `dest=FILE`"));
+    }
+    Ok((outputs, compression.unwrap_or_default()))
+}
+
+/// What is likely not meant, as sentences.
+pub(super) fn warnings(request: &BuildRequest) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if request.outputs.is_empty() && !request.dry_run && !request.tags.is_empty() {
+        warnings.push(
+            "the image stays in the cache: use --push to push it, or -o type=docker,dest=FILE to write it"
+                .to_owned(),
+        );
+    }
+    let has_image =
+        request.outputs.iter().any(|output| !matches!(output, Output::Tar { .. } | Output::Local { .. }));
+    if !request.outputs.is_empty() && !has_image && !request.annotations.is_empty() {
+        warnings.push("annotations have no place in an output of files".to_owned());
+    }
+    warnings
+}

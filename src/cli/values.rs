@@ -1,0 +1,322 @@
+//! The values of single flags: `K=V`, `--secret`, `--ulimit`, `--add-host`, `--build-context`, durations.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::csv;
+use crate::build::{NamedContext, Ulimit};
+use crate::reference::Reference;
+
+/// `KEY=VALUE`.
+pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+/// A label: `KEY=VALUE`, or `KEY` for an empty value.
+pub(super) fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    if key.is_empty() { Err("expected KEY=VALUE".to_owned()) } else { Ok((key.to_owned(), value.to_owned())) }
+}
+
+/// A build argument: `KEY=VALUE`, or `KEY` whose value is that of the environment variable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildArg {
+    /// Its name.
+    pub name: String,
+    /// Its value; from the environment if absent.
+    pub value: Option<String>,
+}
+
+impl FromStr for BuildArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (text, None),
+        };
+        if name.is_empty() {
+            return Err("expected KEY=VALUE, or KEY to take the value from the environment".to_owned());
+        }
+        Ok(Self { name: name.to_owned(), value })
+    }
+}
+
+/// An annotation, for the manifest: `[manifest:]KEY=VALUE`.
+pub(super) fn annotation(text: &str) -> Result<(String, String), String> {
+    if let Some((kind, rest)) = text.split_once(':')
+        && !kind.contains('=')
+        && kind.split(',').any(|kind| {
+            let kind = kind.split('[').next().unwrap_or_default();
+            matches!(kind, "manifest" | "index" | "manifest-descriptor" | "index-descriptor")
+        })
+    {
+        if kind == "manifest" {
+            return key_value(rest);
+        }
+        return Err(format!(
+            "annotations for `{kind}` are not supported (only the image's manifest has them)"
+        ));
+    }
+    key_value(text)
+}
+
+/// Where a secret comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretSpec {
+    /// The name that mounts refer to.
+    pub id: String,
+    /// Where it is.
+    pub source: SecretSource,
+}
+
+/// See [`SecretSpec`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// A file.
+    File(PathBuf),
+    /// An environment variable.
+    Variable(String),
+    /// The variable that has the secret's name, or else the file.
+    Either,
+}
+
+impl FromStr for SecretSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const KEYS: &[&str] = &["id", "type", "src", "source", "env"];
+        let (mut id, mut kind, mut source, mut variable) = (None, None, None, None);
+        for (key, value) in csv::pairs(text)? {
+            match key.as_str() {
+                "id" => id = Some(value),
+                "type" => kind = Some(value),
+                "src" | "source" => source = Some(value),
+                "env" => variable = Some(value),
+                _ => return Err(csv::unknown(&key, KEYS)),
+            }
+        }
+        let id = id
+            .filter(|id| !id.is_empty())
+            .ok_or("`id` is missing: id=name,src=path or id=name,env=VARIABLE")?;
+        let source = match (kind.as_deref(), source, variable) {
+            (None | Some("file" | "env"), Some(_), Some(_)) => {
+                return Err("a secret has either `src` or `env`, not both".to_owned());
+            }
+            // `type=env,src=NAME` is how older clients write it.
+            (Some("env"), Some(name), None) | (None | Some("env"), None, Some(name)) => {
+                SecretSource::Variable(name)
+            }
+            (None | Some("file"), Some(path), None) => SecretSource::File(path.into()),
+            (None, None, None) => SecretSource::Either,
+            (Some("env"), None, None) => SecretSource::Variable(id.clone()),
+            (Some("file"), None, None) => SecretSource::File(id.clone().into()),
+            (Some("file"), None, Some(_)) => return Err("`env` has no meaning for type=file".to_owned()),
+            (Some(other), ..) => return Err(format!("unknown type `{other}` (use file or env)")),
+        };
+        Ok(Self { id, source })
+    }
+}
+
+/// `NAME=SOFT[:HARD]`; -1 is unlimited.
+pub(super) fn ulimit(text: &str) -> Result<Ulimit, String> {
+    const NAMES: &[&str] = &[
+        "as",
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    ];
+    let (name, values) = key_value(text).map_err(|_| "expected NAME=SOFT[:HARD]")?;
+    if !NAMES.contains(&name.as_str()) {
+        return Err(match crate::hint::did_you_mean(&name, NAMES.iter().copied()) {
+            Some(near) => format!("unknown limit `{name}`; did you mean `{near}`?"),
+            None => format!("unknown limit `{name}`; known are {}", NAMES.join(", ")),
+        });
+    }
+    let number = |text: &str| match text {
+        "-1" | "unlimited" => Ok(None),
+        _ => text.parse().map(Some).map_err(|_| format!("`{text}` is not a number (-1 is unlimited)")),
+    };
+    let (soft, hard) = match values.split_once(':') {
+        Some((soft, hard)) => (number(soft)?, number(hard)?),
+        None => (number(&values)?, number(&values)?),
+    };
+    let exceeds = match (soft, hard) {
+        (Some(soft), Some(hard)) => soft > hard,
+        (None, Some(_)) => true,
+        (_, None) => false,
+    };
+    if exceeds {
+        return Err("the soft limit is above the hard limit".to_owned());
+    }
+    Ok(Ulimit { name, soft, hard })
+}
+
+/// `HOST:ADDRESS` or `HOST=ADDRESS`, where an IPv6 address may have brackets.
+pub(super) fn extra_host(text: &str) -> Result<(String, String), String> {
+    let split = match text.split_once('=') {
+        Some(split) => Some(split),
+        None => text.split_once(':'),
+    };
+    let Some((host, address)) = split.filter(|(host, _)| !host.is_empty()) else {
+        return Err("expected HOST:ADDRESS".to_owned());
+    };
+    if address == "host-gateway" {
+        return Err("host-gateway is not supported: steps share the host's network, use 127.0.0.1".to_owned());
+    }
+    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    let address: std::net::IpAddr = bare.parse().map_err(|_| format!("`{address}` is not an IP address"))?;
+    let valid = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if !host.chars().all(valid) {
+        return Err(format!("`{host}` is not a host name"));
+    }
+    Ok((host.to_owned(), address.to_string()))
+}
+
+/// `NAME=SOURCE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildContextSpec {
+    /// The name that the Dockerfile uses.
+    pub name: String,
+    /// What stands behind it; paths are still as given.
+    pub source: NamedContext,
+}
+
+impl FromStr for BuildContextSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, source) = key_value(text).map_err(|_| "expected NAME=SOURCE")?;
+        if source.is_empty() {
+            return Err("expected NAME=SOURCE".to_owned());
+        }
+        let source = if let Some(image) = source.strip_prefix("docker-image://") {
+            NamedContext::Image(image.parse::<Reference>().map_err(|error| error.to_string())?)
+        } else if let Some(layout) = source.strip_prefix("oci-layout://") {
+            NamedContext::OciLayout(layout.to_owned())
+        } else if let Some(path) =
+            source.strip_prefix("docker-archive://").or_else(|| source.strip_prefix("oci-archive://"))
+        {
+            NamedContext::Archive(path.into())
+        } else if let Some(stage) = source.strip_prefix("target:") {
+            NamedContext::Stage(stage.to_owned())
+        } else if is_remote(&source) {
+            return Err(format!("`{source}`: Git and URL contexts are not supported by this version"));
+        } else {
+            NamedContext::Directory(source.into())
+        };
+        Ok(Self { name, source })
+    }
+}
+
+/// Whether a context is something that would have to be fetched (`moby/buildkit`,
+/// `frontend/dockerui/context.go`: URLs and Git addresses).
+pub(super) fn is_remote(context: &str) -> bool {
+    const PREFIXES: &[&str] = &["http://", "https://", "git://", "ssh://", "git@", "github.com/"];
+    PREFIXES.iter().any(|prefix| context.starts_with(prefix))
+}
+
+/// A duration: `90s`, `15m`, `12h`, `7d`, `2w`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let error = || format!("`{text}` is not a duration (for example 12h or 7d)");
+    let number: u64 = number.parse().map_err(|_| error())?;
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        "w" => 7 * 24 * 3600,
+        _ => return Err(error()),
+    };
+    number.checked_mul(factor).map(Duration::from_secs).ok_or_else(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_come_from_files_and_variables() {
+        for (text, id, source) in [
+            ("id=a,src=f", "a", SecretSource::File("f".into())),
+            ("id=a,source=f,type=file", "a", SecretSource::File("f".into())),
+            ("id=a,env=E", "a", SecretSource::Variable("E".into())),
+            ("type=env,id=a,src=E", "a", SecretSource::Variable("E".into())),
+            ("type=env,id=A", "A", SecretSource::Variable("A".into())),
+            ("id=a", "a", SecretSource::Either),
+        ] {
+            assert_eq!(text.parse(), Ok(SecretSpec { id: id.into(), source }), "{text}");
+        }
+        for bad in ["src=f", "id=a,src=f,env=E", "id=a,type=x", "id=a,scr=f", "id=a,type=file,env=E", "a"] {
+            assert!(bad.parse::<SecretSpec>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn limits() {
+        let limit = |soft, hard| Ok(Ulimit { name: "nofile".into(), soft, hard });
+        assert_eq!(ulimit("nofile=1:2"), limit(Some(1), Some(2)));
+        assert_eq!(ulimit("nofile=7"), limit(Some(7), Some(7)));
+        assert_eq!(ulimit("nofile=-1"), limit(None, None));
+        for bad in ["nofile", "nofile=2:1", "nofile=-1:5", "nofiel=1", "nofile=x"] {
+            assert!(ulimit(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn hosts() {
+        assert_eq!(extra_host("a:1.2.3.4"), Ok(("a".into(), "1.2.3.4".into())));
+        assert_eq!(extra_host("a=::1"), Ok(("a".into(), "::1".into())));
+        assert_eq!(extra_host("a:[::1]"), Ok(("a".into(), "::1".into())));
+        for bad in ["a", ":1.2.3.4", "a:b", "a b:1.2.3.4", "a:host-gateway"] {
+            assert!(extra_host(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn contexts() {
+        let context = |text: &str| text.parse::<BuildContextSpec>().map(|spec| spec.source);
+        assert_eq!(context("a=dir"), Ok(NamedContext::Directory("dir".into())));
+        assert_eq!(context("a=docker-image://b:1"), Ok(NamedContext::Image("b:1".parse().unwrap())));
+        assert_eq!(context("a=oci-layout://p:t"), Ok(NamedContext::OciLayout("p:t".into())));
+        assert_eq!(context("a=docker-archive://f"), Ok(NamedContext::Archive("f".into())));
+        assert_eq!(context("a=target:s"), Ok(NamedContext::Stage("s".into())));
+        assert!(context("a=https://x/y.git").unwrap_err().contains("not supported"));
+        assert!(context("dir").is_err());
+    }
+
+    #[test]
+    fn annotations_are_for_manifests() {
+        assert_eq!(annotation("a=b"), Ok(("a".into(), "b".into())));
+        assert_eq!(annotation("manifest:a=b:c"), Ok(("a".into(), "b:c".into())));
+        assert_eq!(annotation("a=index:b"), Ok(("a".into(), "index:b".into())));
+        assert!(annotation("index:a=b").is_err());
+        assert!(annotation("a").is_err());
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(604_800)));
+        for bad in ["", "7", "d", "1y", "99999999999999999999s", "18446744073709551615w"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}
