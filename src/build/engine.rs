@@ -14,7 +14,7 @@ use super::inputs::Inputs;
 use super::layers::Layers;
 use super::options::BuildRequest;
 use super::plan::Draft;
-use super::solve::{Progress, Solved, Solver};
+use super::solve::{Progress, Solver};
 use crate::digest::Digest;
 use crate::dockerfile;
 use crate::event::{Event, Events, StepId, StepOutcome, Summary};
@@ -30,6 +30,9 @@ const ATTEMPTS_MAX: u32 = 4;
 
 /// Blocking jobs under way at once. Far more than any build has; it only makes them countable.
 const JOBS_MAX: u32 = 4096;
+
+/// How often a build looks whether it is to end.
+const CANCEL_POLL: Duration = Duration::from_millis(20);
 
 /// How files and owners are handled on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,10 +68,7 @@ pub struct Engine {
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine")
-            .field("cache", &self.cache)
-            .field("executor", &self.executor)
-            .finish_non_exhaustive()
+        f.debug_struct("Engine").field("cache", &self.cache).field("executor", &self.executor).finish_non_exhaustive()
     }
 }
 
@@ -146,15 +146,9 @@ impl Engine {
 
     /// Completes when the build is to end early.
     async fn cancelled(&self) {
-        let waiting = std::os::fd::AsFd::as_fd(&self.cancel).try_clone_to_owned().and_then(|descriptor| {
-            tokio::io::unix::AsyncFd::with_interest(descriptor, tokio::io::Interest::READABLE)
-        });
-        match waiting {
-            Ok(event) => {
-                let _ = event.readable().await;
-            }
-            // Without a descriptor to wait on, the commands themselves still see the cancellation.
-            Err(_) => std::future::pending().await,
+        // The token belongs to the executor, which polls it; here a look every now and then is soon enough.
+        while !self.cancel.is_cancelled() {
+            tokio::time::sleep(CANCEL_POLL).await;
         }
     }
 
@@ -206,8 +200,10 @@ impl Engine {
     ) -> Result<BuildOutcome, BuildError> {
         let dockerfile = dockerfile::parse(&request.dockerfile.name, &request.dockerfile.text)?;
         for warning in &dockerfile.warnings {
-            if !dockerfile.directives.check.skips(&warning.rule) {
-                self.events.emit(Event::Warning { message: warning.to_string() });
+            if !dockerfile.directives.check.skips(warning.rule) {
+                let message =
+                    format!("{}:{}: {} ({})", dockerfile.name, warning.lines, warning.message, warning.rule);
+                self.events.emit(Event::Warning { message });
             }
         }
         let mut draft = Draft::new(&dockerfile, request)?;
@@ -239,7 +235,8 @@ impl Engine {
         if solved.is_some() {
             let bundle = progress.bundle();
             if bundle != before {
-                self.cache.publish_bundle(&bundle_name, &bundle).await;
+                let published = self.cache.publish_bundle(&bundle_name, bundle).await;
+                published.map_err(|error| BuildError::cache("storing the build's records", error))?;
             }
         }
         self.cache.flush(self.upload_grace).await;
@@ -277,7 +274,8 @@ impl Engine {
 impl Progress {
     /// The records that the build used, in the order of the plan.
     fn bundle(&self) -> Bundle {
-        let mut records = self.records.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let mut records =
+            self.records.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         records.sort_by_key(|(id, _)| *id);
         Bundle { steps: records.into_iter().map(|(_, step)| step).collect() }
     }
@@ -288,8 +286,11 @@ fn bundle_name(request: &BuildRequest) -> BundleName {
     let mut preimage = Preimage::default();
     let text = |text: Option<String>| Value::Text(text.unwrap_or_default());
     let base = |path: &str| PathBuf::from(path).file_name().map(|name| name.to_string_lossy().into_owned());
-    let tags: Vec<String> =
-        request.tags.iter().map(|tag| format!("{}/{}", tag.registry(), tag.repository())).collect();
+    let tags: Vec<String> = request
+        .tags
+        .iter()
+        .map(|tag| format!("{}/{}", tag.registry(), tag.repository()))
+        .collect();
     preimage
         .add("kind", "bundle")
         .add("dockerfile", text(base(&request.dockerfile.name)))
@@ -304,8 +305,8 @@ fn bundle_name(request: &BuildRequest) -> BundleName {
 fn stage_names(text: &[u8]) -> Value {
     let text = String::from_utf8_lossy(text);
     let lines = text.lines().map(str::trim).filter(|line| {
-        line.get(..5)
-            .is_some_and(|start| start.eq_ignore_ascii_case("from ") || start.eq_ignore_ascii_case("from\t"))
+        line.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("from ") || start.eq_ignore_ascii_case("from\t"))
     });
     Value::List(lines.map(|line| Value::Text(line.to_owned())).collect())
 }
+

@@ -127,11 +127,11 @@ impl Image {
             |layer: &LayerDescriptor| Descriptor::new(layer.media_type.as_str(), layer.digest, layer.size);
         let config_bytes = config.to_bytes();
         let config_descriptor = Descriptor::of(media_types::OCI_CONFIG, &config_bytes);
-        let manifest = Manifest::new(
+        let mut manifest = Manifest::new(
             config_descriptor.clone(),
             chain_layers.iter().map(|layer| descriptor(&layer.descriptor)).collect(),
-            request.annotations.clone(),
         );
+        manifest.annotations.clone_from(&request.annotations);
         let push_layers = chain_layers
             .iter()
             .map(|layer| {
@@ -501,7 +501,7 @@ async fn tar(
                         first_names.entry(group).or_insert_with(|| path.clone());
                     }
                     let needs_content = matches!(kind, EntryKind::File { size, .. } if size > 0);
-                    let mut content: Box<dyn Read> =
+                    let mut content: Box<dyn Read + Send> =
                         if needs_content { files.open(&path)? } else { Box::new(std::io::empty()) };
                     let entry = layer::Entry { path, metadata: node.metadata.clone(), kind };
                     writer.entry(&entry, Some(&mut *content))?;

@@ -20,9 +20,9 @@ use crate::dockerfile::Dockerfile;
 use crate::event::{Event, StepId};
 use crate::hint::Hint as _;
 use crate::layer::{LayerDescriptor, MediaType};
-use crate::platform::Platform;
 use crate::record::{Preimage, Record};
-use crate::registry::{ArchiveSource, ImageSource, OciLayoutSource, RegistrySource, ResolvedImage};
+use crate::registry::{
+    ArchiveSource, ImageSource, LayoutReference, LayoutReferenceError, OciLayoutSource, RegistrySource, ResolvedImage};
 
 /// A tree that a step reads besides the one that it starts from.
 #[derive(Debug, Clone)]
@@ -268,11 +268,16 @@ async fn resolve_image(
         ImageSpec::Registry(reference) => {
             Arc::new(RegistrySource::new(engine.registry.clone(), reference.clone()))
         }
-        ImageSpec::Layout(location) => Arc::new(OciLayoutSource::open(location).map_err(failed)?),
+        ImageSpec::Layout(location) => {
+            let reference: LayoutReference = location
+                .parse()
+                .map_err(|error: LayoutReferenceError| image_error(place.clone(), &name, error.to_string(), None))?;
+            Arc::new(OciLayoutSource::new(reference))
+        }
         ImageSpec::Archive(path) => {
             let spool = engine.cache.local().state_dir("archives");
             let spool = spool.map_err(|error| BuildError::cache("opening the local cache", error))?;
-            Arc::new(ArchiveSource::open(path, &spool).await.map_err(failed)?)
+            Arc::new(ArchiveSource::open(path, None, &spool).await.map_err(failed)?)
         }
     };
     let resolved = source.resolve(platform).await.map_err(failed)?;

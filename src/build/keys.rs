@@ -89,7 +89,7 @@ pub(crate) fn run(
         let names: Vec<&str> = extra_hosts.iter().map(|(name, _)| name.as_str()).collect();
         preimage.add("hosts", names);
     }
-    if shm_size != crate::exec::SHM_SIZE_DEFAULT {
+    if shm_size != crate::exec::ExecStep::DEFAULT_SHM_SIZE {
         preimage.add("shm-size", shm_size);
     }
     if !op.mounts.is_empty() {

@@ -22,8 +22,8 @@ use crate::event::{Event, StepId};
 use crate::hint::Hint as _;
 use crate::image::Descriptor;
 use crate::layer::{
-    self, Compression, FinishedLayer, LayerDescriptor, LayerOptions, LayerWriter, MediaType, Toc,
-    UnpackOptions, Unpacker, Whiteouts,
+    self, Compression, FinishedLayer, LayerDescriptor, LayerOptions, LayerWriter, MediaType, ScanOptions, Toc, UnpackOptions,
+    Unpacker, Whiteouts,
 };
 use crate::record::{Preimage, Record};
 use crate::registry::ImageSource;
@@ -48,11 +48,8 @@ pub(crate) struct Layers {
 impl Layers {
     pub(crate) fn new(engine: &Engine) -> Result<Self, BuildError> {
         let name = if engine.ownership.user_namespace { "unpacked-user" } else { "unpacked" };
-        let unpacked_root = engine
-            .cache
-            .local()
-            .state_dir(name)
-            .map_err(|error| BuildError::cache("opening the local cache", error))?;
+        let unpacked_root =
+            engine.cache.local().state_dir(name).map_err(|error| BuildError::cache("opening the local cache", error))?;
         Ok(Self {
             foreign: Mutex::default(),
             tocs: Mutex::default(),
@@ -78,8 +75,7 @@ impl Layers {
         }
         let lost = || BuildError::Lost { digest: layer.toc, keys: Vec::new() };
         let bytes = engine.cache.read_blob(&layer.toc, TOC_BYTES_MAX).await.ok_or_else(lost)?;
-        let toc =
-            Toc::decode(&bytes).map_err(|error| BuildError::cache("reading a layer's contents", error))?;
+        let toc = Toc::decode(&bytes).map_err(|error| BuildError::cache("reading a layer's contents", error))?;
         let toc = Arc::new(toc);
         lock(&self.tocs).insert(layer.toc, Arc::clone(&toc));
         Ok(toc)
@@ -112,11 +108,7 @@ impl Layers {
     }
 
     /// The tree of an input.
-    pub(crate) async fn input_tree(
-        &self,
-        engine: &Engine,
-        input: &InputTree,
-    ) -> Result<Arc<Tree>, BuildError> {
+    pub(crate) async fn input_tree(&self, engine: &Engine, input: &InputTree) -> Result<Arc<Tree>, BuildError> {
         match input {
             InputTree::Empty => Ok(Arc::new(Tree::empty())),
             InputTree::Chain(chain) => self.tree(engine, chain).await,
@@ -172,28 +164,22 @@ impl Layers {
             .blocking(move || {
                 let failed = |error: layer::LayerError| {
                     let hint = error.hint();
-                    BuildError::Image {
-                        place: String::new(),
-                        image: String::new(),
-                        source: Box::new(error),
-                        hint,
-                    }
+                    BuildError::Image { place: String::new(), image: String::new(), source: Box::new(error), hint }
                 };
                 let io = |error: std::io::Error| BuildError::cache("unpacking a layer", error);
                 let file = fs_err::File::open(&path).map_err(io)?;
-                let directory =
-                    local.tmp_dir().map_err(|error| BuildError::cache("unpacking a layer", error))?;
+                let directory = local.tmp_dir().map_err(|error| BuildError::cache("unpacking a layer", error))?;
                 let target = directory.path().join("fs");
                 fs_err::create_dir(&target).map_err(io)?;
-                let mut unpacker = Unpacker::new(&target, unpack_options(ownership)).map_err(failed)?;
-                let scanned = layer::scan(file, RAW_BYTES_MAX, &mut unpacker).map_err(failed)?;
+                let mut unpacker = Unpacker::new(File::open(&target).map_err(io)?, unpack_options(ownership)).map_err(failed)?;
+                let scanned = layer::scan(file, &scan_options(), &mut unpacker).map_err(failed)?;
                 unpacker.finish().map_err(failed)?;
-                if scanned.blob_digest != digest {
+                if scanned.digest != digest {
                     return Err(BuildError::Lost { digest, keys: Vec::new() });
                 }
                 let toc_bytes = scanned.toc.encode();
                 let toc_digest = local
-                    .write_bytes(&toc_bytes)
+                    .store_bytes(toc_bytes)
                     .map_err(|error| BuildError::cache("storing a layer's contents", error))?;
                 keep_unpacked(&target, &root, &scanned.diff_id).map_err(io)?;
                 let descriptor =
@@ -248,14 +234,13 @@ impl Layers {
                 let failed = |error: layer::LayerError| BuildError::cache("unpacking a layer", error);
                 let io = |error: std::io::Error| BuildError::cache("unpacking a layer", error);
                 let file = fs_err::File::open(&path).map_err(io)?;
-                let directory =
-                    local.tmp_dir().map_err(|error| BuildError::cache("unpacking a layer", error))?;
+                let directory = local.tmp_dir().map_err(|error| BuildError::cache("unpacking a layer", error))?;
                 let target = directory.path().join("fs");
                 fs_err::create_dir(&target).map_err(io)?;
-                let mut unpacker = Unpacker::new(&target, unpack_options(ownership)).map_err(failed)?;
-                let scanned = layer::scan(file, RAW_BYTES_MAX, &mut unpacker).map_err(failed)?;
+                let mut unpacker = Unpacker::new(File::open(&target).map_err(io)?, unpack_options(ownership)).map_err(failed)?;
+                let scanned = layer::scan(file, &scan_options(), &mut unpacker).map_err(failed)?;
                 unpacker.finish().map_err(failed)?;
-                if scanned.blob_digest != digest || scanned.diff_id != diff_id {
+                if scanned.digest != digest || scanned.diff_id != diff_id {
                     return Err(BuildError::Lost { digest, keys });
                 }
                 keep_unpacked(&target, &root, &diff_id).map_err(io)
@@ -264,11 +249,7 @@ impl Layers {
     }
 
     /// The directories of a chain's layers, topmost first, unpacked.
-    pub(crate) async fn lowers(
-        &self,
-        engine: &Engine,
-        chain: &Arc<Chain>,
-    ) -> Result<Vec<PathBuf>, BuildError> {
+    pub(crate) async fn lowers(&self, engine: &Engine, chain: &Arc<Chain>) -> Result<Vec<PathBuf>, BuildError> {
         let layers = chain.layers();
         let unpacked = layers.iter().rev().map(|layer| self.unpacked(engine, layer));
         futures_util::future::try_join_all(unpacked).await
@@ -335,11 +316,20 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How overlayfs marks what is removed.
+pub(crate) fn whiteouts(ownership: super::engine::Ownership) -> Whiteouts {
+    if ownership.user_namespace { Whiteouts::OverlayUser } else { Whiteouts::OverlayRoot }
+}
+
 fn unpack_options(ownership: super::engine::Ownership) -> UnpackOptions {
     UnpackOptions {
-        whiteouts: if ownership.user_namespace { Whiteouts::User } else { Whiteouts::Trusted },
+        whiteouts: whiteouts(ownership),
         chown: !ownership.single_id,
     }
+}
+
+fn scan_options() -> ScanOptions {
+    ScanOptions { max_raw_size: RAW_BYTES_MAX, ..ScanOptions::default() }
 }
 
 /// Moves an unpacked layer to where others find it. One that is there already is as good.
@@ -379,7 +369,8 @@ async fn fetch(
         BuildError::Image { place: String::new(), image: String::new(), source: Box::new(error), hint }
     })?;
     downloaded.fetch_add(layer.size, Ordering::Relaxed);
-    local.adopt_blob(&target, &layer.digest).map_err(failed)
+    local.adopt_blob(&target, &layer.digest).map_err(failed)?;
+    Ok(local.blob_path(&layer.digest))
 }
 
 /// The files of an input, ready to be opened.
@@ -394,7 +385,7 @@ pub(crate) enum InputFiles {
 }
 
 impl Opener for InputFiles {
-    fn open(&self, path: &[u8]) -> Result<Box<dyn Read>, CopyError> {
+    fn open(&self, path: &[u8]) -> Result<Box<dyn Read + Send>, CopyError> {
         let name = std::ffi::OsStr::from_bytes(path);
         let not_found = || CopyError::NotFound { path: display(path) };
         let path = match self {
@@ -452,6 +443,6 @@ pub(crate) fn write_layer(
     fill(&mut writer)?;
     let finished = writer.finish().map_err(failed)?;
     local.adopt_blob(&path, &finished.digest).map_err(store)?;
-    local.write_bytes(&finished.toc_bytes).map_err(store)?;
+    local.store_bytes(finished.toc_bytes.clone()).map_err(store)?;
     Ok(finished)
 }

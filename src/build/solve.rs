@@ -26,7 +26,7 @@ use crate::digest::Digest;
 use crate::dockerfile::{Dockerfile, DockerfileError, Mount};
 use crate::event::{Event, StepId, StepOutcome};
 use crate::explain;
-use crate::layer::{LayerDescriptor, Timestamp};
+use crate::layer::LayerDescriptor;
 use crate::record::{Bundle, BundleStep, Key, Preimage, Record};
 use crate::store::Hit;
 

@@ -1,4 +1,4 @@
-//! Patterns for paths, as Go programs have them: [`matches`] is `filepath.Match`, for the sources of COPY and ADD;
+//! Patterns for paths, as Go programs have them: [`matches()`] is `filepath.Match`, for the sources of COPY and ADD;
 //! [`DeepPattern`] is a pattern of `moby/patternmatcher`, which knows `**`, for `.dockerignore`, `--exclude` and
 //! `--parents`.
 //!
@@ -10,7 +10,8 @@
 pub struct BadPattern;
 
 /// Whether the whole of `name` matches `pattern`: `*` and `?` match anything but `/`, `[a-z]` and `[^a-z]` are classes, a
-/// backslash takes the next character literally. A malformed pattern is an error even where it does not matter.
+/// backslash takes the next character literally. A malformed pattern is an error if the
+/// malformed part, between two stars, is looked at.
 pub fn matches(pattern: &[u8], name: &[u8]) -> Result<bool, BadPattern> {
     let (mut pattern, mut name) = (pattern, name);
     'pattern: while !pattern.is_empty() {
@@ -38,11 +39,6 @@ pub fn matches(pattern: &[u8], name: &[u8]) -> Result<bool, BadPattern> {
                     continue 'pattern;
                 }
             }
-        }
-        while !pattern.is_empty() {
-            let (_, chunk, rest) = scan_chunk(pattern);
-            match_chunk(chunk, b"")?;
-            pattern = rest;
         }
         return Ok(false);
     }
@@ -574,6 +570,8 @@ mod tests {
         ("a[", "ab", None),
         ("a[", "x", None),
         ("a/b[", "x", None),
+        // What stands behind a star that is not reached is not looked at.
+        ("a*[", "x", Some(false)),
         ("*x", "xxx", Some(true)),
         ("", "", Some(true)),
         ("", "a", Some(false)),

@@ -27,7 +27,7 @@ mod userns;
 
 pub use cancel::CancelToken;
 pub use error::ExecError;
-pub use helper::helper_main;
+pub use helper::{Once, helper_main};
 pub use native::{NativeExecutor, Settings};
 pub use step::{ExecOutcome, ExecStep, Executor, Exit, Network, Security, StepMount, Ulimit};
 pub use user::{ResolvedUser, UserError, resolve_chown, resolve_user};

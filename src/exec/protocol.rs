@@ -20,6 +20,9 @@ pub(super) const INIT: &str = "__exec-init";
 /// First argument of the process that writes the id maps of a user namespace.
 pub(super) const MAP_IDS: &str = "__map-ids";
 
+/// First argument of a process that runs one step from its standard input, as root or in a user namespace.
+pub(super) const ONCE: &str = "__exec-once";
+
 /// From the executor.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Order {

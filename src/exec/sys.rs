@@ -1,5 +1,7 @@
 //! System calls that no safe wrapper in use offers.
 
+use std::convert::Infallible;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -72,4 +74,22 @@ pub(super) fn close_on_exec_from_3() -> io::Result<()> {
     // SAFETY: only flags of descriptors change; nothing is closed now.
     let result = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Becomes another program. Unlike the C library's `execvp`, which is what the standard library uses, it
+/// does not give what the kernel cannot run to a shell.
+#[expect(
+    unsafe_code,
+    reason = "there is no execve without a search path and a shell in the standard library"
+)]
+pub(super) fn execve(program: &CStr, args: &[CString], env: &[CString]) -> io::Result<Infallible> {
+    let pointers = |words: &[CString]| -> Vec<*const libc::c_char> {
+        words.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (args, env) = (pointers(args), pointers(env));
+    // SAFETY: only the disposition changes. Rust ignores SIGPIPE, and other programs rely on it.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    // SAFETY: both are null-terminated arrays of C strings that outlive the call.
+    unsafe { libc::execve(program.as_ptr(), args.as_ptr(), env.as_ptr()) };
+    Err(io::Error::last_os_error())
 }

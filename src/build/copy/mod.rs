@@ -8,26 +8,26 @@ pub(crate) mod staging;
 pub(crate) mod step;
 pub(crate) mod view;
 
-pub use view::TooManyLinks;
+pub(crate) use view::TooManyLinks;
 
 /// Opens the files of a source tree.
 pub(crate) trait Opener {
     /// The content of the regular file at `path`.
-    fn open(&self, path: &[u8]) -> Result<Box<dyn std::io::Read>, CopyError>;
+    fn open(&self, path: &[u8]) -> Result<Box<dyn std::io::Read + Send>, CopyError>;
 }
 
 /// A source whose files are not needed, only what they are.
 pub(crate) struct NoFiles;
 
 impl Opener for NoFiles {
-    fn open(&self, path: &[u8]) -> Result<Box<dyn std::io::Read>, CopyError> {
+    fn open(&self, path: &[u8]) -> Result<Box<dyn std::io::Read + Send>, CopyError> {
         Err(CopyError::NotFound { path: view::display(path) })
     }
 }
 
 /// Why files could not be copied.
 #[derive(Debug, thiserror::Error)]
-pub enum CopyError {
+pub(crate) enum CopyError {
     /// The source does not exist.
     #[error("`{path}` not found")]
     NotFound {

@@ -131,7 +131,7 @@ pub(crate) fn workdir(
 pub(crate) fn open_content(
     staged: &Staged,
     opener: Option<&dyn Opener>,
-) -> Result<Box<dyn std::io::Read>, CopyError> {
+) -> Result<Box<dyn std::io::Read + Send>, CopyError> {
     use std::io::{Cursor, Read, Seek, SeekFrom};
     let size = match staged.node.kind {
         EntryKind::File { size, .. } => size,

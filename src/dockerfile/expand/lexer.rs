@@ -125,6 +125,8 @@ struct Run<'a> {
     env: &'a dyn Env,
     raw_escapes: bool,
     depth: usize,
+    /// How many texts have been read up to now, the nested ones included.
+    nested: usize,
     /// How many bytes may still be produced.
     budget: usize,
     /// How many steps patterns may still take.
@@ -155,6 +157,15 @@ impl Words {
         self.inside = true;
     }
 
+    /// BuildKit collects the words of nested texts in the same place, so that the beginning of a word is lost when
+    /// something like `${x:-y}` follows: `EXPOSE 80${x:-80}` is port 80. Images have to come out the same.
+    fn forget_after(&mut self, before: &mut usize, nested: usize) {
+        if *before != nested {
+            self.current.clear();
+            *before = nested;
+        }
+    }
+
     fn push_raw_text(&mut self, text: &str) {
         self.current.push_str(text);
         self.inside = true;
@@ -176,6 +187,7 @@ impl<'a> Run<'a> {
             env,
             raw_escapes: lexer.raw_escapes,
             depth: 0,
+            nested: 0,
             budget: text.len().saturating_mul(2).saturating_add(MAX_GROWTH),
             work: MAX_WORK,
             expanded: Expanded::default(),
@@ -197,6 +209,7 @@ impl<'a> Run<'a> {
             return Err(ExpandError::TooDeep);
         }
         self.depth += 1;
+        self.nested += 1;
         let outer = std::mem::replace(&mut self.raw_escapes, raw_escapes);
         let result = self.until_inner(stop);
         self.raw_escapes = outer;
@@ -207,6 +220,7 @@ impl<'a> Run<'a> {
     fn until_inner(&mut self, stop: Option<char>) -> Result<(String, Vec<String>), ExpandError> {
         let mut text = String::new();
         let mut words = Words::default();
+        let mut nested = self.nested;
         while let Some(c) = self.peek() {
             if Some(c) == stop {
                 self.input.next();
@@ -216,6 +230,7 @@ impl<'a> Run<'a> {
                 '$' => {
                     let value = self.dollar()?;
                     self.spend(value.len())?;
+                    words.forget_after(&mut nested, self.nested);
                     text.push_str(&value);
                     value.chars().for_each(|c| words.push(c));
                 }
@@ -226,6 +241,7 @@ impl<'a> Run<'a> {
                 }
                 '\'' | '"' if !self.lexer.skip_process_quotes => {
                     let value = if c == '"' { self.double_quoted()? } else { self.single_quoted()? };
+                    words.forget_after(&mut nested, self.nested);
                     text.push_str(&value);
                     words.push_raw_text(&value);
                 }
@@ -602,6 +618,13 @@ mod tests {
         let word = |text: &str| Lexer::new('`').word(text, &[("X", "x")]).unwrap().text;
         assert_eq!(word("C:\\dir\\$X"), "C:\\dir\\x");
         assert_eq!(word("`$X \"`\"`$X``\""), "$X \"$X`");
+    }
+
+    #[test]
+    fn words_lose_what_stands_before_a_nested_text() {
+        let words = |text: &str| Lexer::new('\\').words(text, &[("X", "x y")]).unwrap();
+        assert_eq!(words("80$X 1\"$X\""), ["80x", "y", "1x y"]);
+        assert_eq!(words("a 80${X:-90} 1\"${Y-z}\""), ["a", "x", "y", "z"]);
     }
 
     #[test]

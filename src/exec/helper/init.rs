@@ -1,9 +1,11 @@
 //! Process 1 of the step, until it becomes the step's command.
 
+use std::convert::Infallible;
+use std::ffi::CString;
 use std::io::{self, Write};
-use std::os::unix::process::CommandExt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use rustix::fs::{Access, Mode};
 use rustix::mount::MountPropagationFlags;
@@ -94,7 +96,7 @@ fn execute(order: &Order) -> u8 {
         // Nobody is left to be told that standard error is gone.
         let _ = writeln!(io::stderr(), "{text}");
     };
-    let Some((name, args)) = step.args.split_first() else {
+    let Some(name) = step.args.first() else {
         complain("exec: the command is empty".to_owned());
         return NOT_FOUND;
     };
@@ -106,14 +108,27 @@ fn execute(order: &Order) -> u8 {
             return code;
         }
     };
-    let mut command = Command::new(&program);
-    command.arg0(name).args(args).env_clear().envs(step.env.iter().map(|(key, value)| (key, value)));
-    if !step.env.iter().any(|(key, _)| key == "HOME") {
-        command.env("HOME", step.user.home.as_deref().unwrap_or("/"));
+    let mut env: Vec<(&str, &str)> =
+        step.env.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    if !env.iter().any(|(key, _)| *key == "HOME") {
+        env.push(("HOME", step.user.home.as_deref().unwrap_or("/")));
     }
-    let error = command.exec();
+    let error = match become_program(&program, &step.args, &env) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
     complain(format!("exec {}: {}", program.display(), reason(&error)));
     if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE }
+}
+
+fn become_program(program: &Path, args: &[String], env: &[(&str, &str)]) -> io::Result<Infallible> {
+    let program = CString::new(program.as_os_str().as_bytes())?;
+    let args = args.iter().map(|arg| CString::new(arg.as_str())).collect::<Result<Vec<_>, _>>()?;
+    let env = env
+        .iter()
+        .map(|(key, value)| CString::new(format!("{key}={value}")))
+        .collect::<Result<Vec<_>, _>>()?;
+    sys::execve(&program, &args, &env)
 }
 
 /// Finds the program for `name` as a shell would.

@@ -6,6 +6,7 @@
 
 mod init;
 mod mounts;
+mod once;
 mod privileges;
 mod rootfs;
 mod supervisor;
@@ -20,10 +21,11 @@ use std::process::ExitCode;
 use rustix::fd::{AsFd, OwnedFd};
 
 pub(super) use init::DEFAULT_HOSTNAME;
+pub use once::Once;
 pub(super) use rootfs::modified;
 pub(super) use supervisor::OWN_NETWORK;
 
-use crate::exec::protocol::{INIT, MAP_IDS, Report, SUPERVISOR, send};
+use crate::exec::protocol::{INIT, MAP_IDS, ONCE, Report, SUPERVISOR, send};
 
 /// Runs the helper that `args` (without the program's name) asks for; `None` if they are for somebody else.
 ///
@@ -33,6 +35,7 @@ pub fn helper_main(args: &[OsString]) -> Option<ExitCode> {
     match name.to_str()? {
         SUPERVISOR => Some(supervisor::main(rest)),
         INIT => Some(init::main()),
+        ONCE => Some(once::main()),
         MAP_IDS => Some(crate::exec::userns::map_ids_main(rest)),
         _ => None,
     }

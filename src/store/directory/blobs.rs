@@ -48,6 +48,14 @@ impl DirectoryStore {
         Ok(true)
     }
 
+    /// Stores bytes as a blob; returns their digest.
+    pub fn store_bytes(&self, bytes: impl Into<Bytes>) -> Result<Digest, StoreError> {
+        let bytes = bytes.into();
+        let digest = Digest::of(&bytes);
+        self.put_bytes(&digest, &bytes)?;
+        Ok(digest)
+    }
+
     /// Moves a blob that was found damaged aside, so that it is absent and can be written again.
     pub fn quarantine_blob(&self, digest: &Digest) {
         self.quarantine(&self.blob_path(digest));

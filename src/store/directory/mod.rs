@@ -96,17 +96,17 @@ struct Inner {
 impl DirectoryStore {
     /// Opens the local cache in `root`, making it if there is none. Only looks at one file.
     pub fn open(root: impl Into<PathBuf>, clock: Clock) -> Result<Self, OpenError> {
-        Self::open_as(root.into(), clock, false)
+        Self::open_as(&root.into(), clock, false)
     }
 
     /// Opens a store that is shared between machines and may answer slowly, or never.
     pub fn open_shared(root: impl Into<PathBuf>, clock: Clock) -> Result<Self, OpenError> {
-        Self::open_as(root.into(), clock, true)
+        Self::open_as(&root.into(), clock, true)
     }
 
-    fn open_as(root: PathBuf, clock: Clock, shared: bool) -> Result<Self, OpenError> {
+    fn open_as(root: &Path, clock: Clock, shared: bool) -> Result<Self, OpenError> {
         let root =
-            std::path::absolute(&root).map_err(|source| OpenError::Io { root: root.clone(), source })?;
+            std::path::absolute(root).map_err(|source| OpenError::Io { root: root.to_owned(), source })?;
         let base = root.join("v1");
         match read_marker(&root) {
             Ok(Some(found)) if found == FORMAT => {}

@@ -132,14 +132,14 @@ impl DirectoryStore {
             if !self.has_blob(&layer.toc) {
                 return Some(layer.toc);
             }
-            let whole = completeness == Completeness::Tocs || self.is_stored(&layer.digest, layer.size);
+            let whole = record.foreign || completeness == Completeness::Tocs || self.is_stored(&layer.digest, layer.size);
             (!whole).then_some(layer.digest)
         })
     }
 
     /// The layers of a record that are not here, or damaged visibly.
     pub(in crate::store) fn absent_layers(&self, record: &Record) -> Vec<crate::digest::Digest> {
-        let layers = record.layers.iter();
+        let layers = record.own_layers().iter();
         layers.filter(|layer| !self.is_stored(&layer.digest, layer.size)).map(|layer| layer.digest).collect()
     }
 
