@@ -295,13 +295,13 @@ compare_layers() {
     echo "# a layer of $(find "$tree" -type f | wc -l) files, $size MB"
     tar_zstd() { tar --create --directory "$tree" . | zstd -q -3 -T0 -o "$work/layer.tar.zst" -f; }
     layer_crossdock() {
-        rm -rf "$work/layer-local"
         "$crossdock" build --local-cache "$work/layer-local" --progress plain "$tree"
     }
     tar_zstd # Once, so that all read from the page cache.
     for round in $(seq "$runs"); do
         echo "# round $round of $runs"
         measure tar "layer: tar | zstd -3 -T0" tar_zstd
+        rm -rf "$work/layer-local"
         if uses crossdock; then measure crossdock "layer: build of COPY" layer_crossdock; fi
     done
     echo "# tar | zstd: $(awk "BEGIN { printf \"%.0f\", $size / $(median tar 'layer: tar | zstd -3 -T0') }") MB/s"

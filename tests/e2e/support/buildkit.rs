@@ -68,10 +68,9 @@ impl BuildKit {
 impl Drop for BuildKit {
     fn drop(&mut self) {
         // Asked to end, not killed: it has mounts to undo.
-        drop(rustix::process::kill_process(
-            rustix::process::Pid::from_child(&self.daemon),
-            rustix::process::Signal::TERM,
-        ));
-        drop(self.daemon.wait());
+        let id = rustix::process::Pid::from_child(&self.daemon);
+        if rustix::process::kill_process(id, rustix::process::Signal::TERM).is_ok() {
+            drop(self.daemon.wait());
+        }
     }
 }
