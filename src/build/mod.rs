@@ -1,7 +1,28 @@
 //! The build engine: plan → solve → export.
+//!
+//! Read it from the top: [`Engine::build`] parses the Dockerfile, resolves base images (`inputs`), plans (`plan`), solves
+//! (`solve`: for each step its keys, a look at the cache, else the work, which is in `run` and `copy`), and exports
+//! (`export`).
 
+mod chain;
+mod contexts;
+mod copy;
+mod engine;
+mod error;
+mod export;
+mod inputs;
+mod keys;
+mod layers;
+mod mask;
+mod materialise;
 mod options;
+mod plan;
+mod run;
+mod solve;
+mod why;
 
+pub use engine::{BuildOutcome, Engine, Ownership, StepReport};
+pub use error::{BuildError, StepFailure};
 pub use options::{
     BuildRequest, ContextSource, Destination, DockerfileText, LayerCompression, NamedContext, Output, Secret,
     Ulimit,

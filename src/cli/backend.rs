@@ -2,19 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-
-use tokio::sync::Notify;
+use std::time::{Duration, SystemTime};
 
 use super::args::CacheArgs;
 use super::environment::Environment;
-use super::error::CliError;
-use crate::build::BuildRequest;
-use crate::digest::Digest;
-use crate::event::{Events, StepOutcome, Summary};
-use crate::platform::Platform;
-use crate::record::{Preimage, Scope};
+use super::error::{CliError, ExitStatus};
+use crate::build::{BuildError, BuildOutcome, BuildRequest, Engine, Ownership};
+use crate::event::{Event, Events};
+use crate::exec::{self, CancelToken, Executor, Ids, NativeExecutor, UserNamespace};
+use crate::layer::Timestamp;
+use crate::record::{Scope, Value};
+use crate::registry::{self, ClientOptions, Credentials, DockerConfigCredentials, NoCredentials};
+use crate::store::maintain::{self, PrunePolicy};
+use crate::store::url::StoreUrl;
+use crate::store::{self, Cache, CacheOptions, DirectoryStore, Store};
 
 /// Where the caches are and how they are used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,70 +58,129 @@ pub(super) fn local_cache(given: Option<&Path>, environment: &Environment) -> Re
 }
 
 /// Ends a build early.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Cancel(Arc<(AtomicBool, Notify)>);
+#[derive(Debug, Clone)]
+pub(super) struct Cancel(CancelToken);
 
 impl Cancel {
-    /// Ends it.
-    pub(super) fn cancel(&self) {
-        self.0.0.store(true, Ordering::SeqCst);
-        self.0.1.notify_waiters();
+    /// A build that goes on.
+    pub(super) fn new() -> Result<Self, CliError> {
+        Ok(Self(CancelToken::new().map_err(CliError::system)?))
     }
 
-    /// Returns when it is ended.
-    pub(super) async fn cancelled(&self) {
-        let notified = self.0.1.notified();
-        if !self.0.0.load(Ordering::SeqCst) {
-            notified.await;
+    /// Ends it.
+    pub(super) fn cancel(&self) {
+        self.0.cancel();
+    }
+}
+
+/// What this process may do: found out before it has threads.
+#[derive(Debug)]
+pub(super) struct Machine {
+    executor: Result<Arc<dyn Executor>, String>,
+    ownership: Ownership,
+    note: Option<String>,
+}
+
+impl Machine {
+    /// Becomes root in a user namespace, if this process is not root already. Must be called while there is one
+    /// thread.
+    pub(super) fn enter() -> Self {
+        let program = PathBuf::from("/proc/self/exe");
+        match exec::enter_user_namespace(&program) {
+            Ok(UserNamespace { ids, note }) => {
+                let ownership =
+                    Ownership { user_namespace: ids != Ids::Root, single_id: ids == Ids::Single };
+                let executor = NativeExecutor::new(program, exec::Settings::new(ids));
+                Self { executor: Ok(Arc::new(executor)), ownership, note }
+            }
+            Err(error) => Self {
+                executor: Err(crate::hint::with_causes(&error)),
+                ownership: Ownership { user_namespace: true, single_id: true },
+                note: None,
+            },
         }
     }
 }
 
-/// Names the manifest that was built.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Descriptor {
-    pub media_type: String,
-    pub digest: Digest,
-    pub size: u64,
-    pub platform: Option<Platform>,
+/// The time, for the stores.
+fn system_time() -> SystemTime {
+    SystemTime::now()
 }
 
-/// What a build resulted in.
-#[derive(Debug, Clone)]
-pub(super) struct Outcome {
-    /// The manifest; `None` if no image was asked for.
-    pub manifest: Option<Descriptor>,
-    /// The digest of the image's configuration.
-    pub config: Option<Digest>,
-    /// The figures.
-    pub summary: Summary,
-    /// With a dry run: how many steps would run.
-    pub would_run: u32,
-    /// Every step, in the order of the plan.
-    pub steps: Vec<StepReport>,
+/// The time, for images and records.
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp { seconds: since.as_secs().cast_signed(), nanos: since.subsec_nanos() }
 }
 
-/// One step of a build that was done.
-#[derive(Debug, Clone)]
-pub(super) struct StepReport {
-    /// Its name.
-    pub name: String,
-    /// What it is keyed on; `None` if that depends on a step that would run.
-    pub preimage: Option<Preimage>,
-    /// How it ended.
-    pub outcome: StepOutcome,
+/// Opens the local cache.
+fn open_local(path: &Path) -> Result<DirectoryStore, CliError> {
+    DirectoryStore::open(path, system_time).map_err(|error| CliError::hinted(ExitStatus::System, error))
 }
 
 /// Builds.
 pub(super) async fn build(
+    machine: Machine,
     settings: &Settings,
     request: &BuildRequest,
     events: Events,
     cancel: Cancel,
-) -> Result<Outcome, CliError> {
-    let _ = (settings, request, events);
-    cancel.cancelled().await;
-    Err(absent())
+) -> Result<BuildOutcome, CliError> {
+    let local = open_local(&settings.local)?;
+    let remote: Option<Arc<dyn Store>> = match &settings.shared {
+        None => None,
+        Some(url) => match store::url::parse(url) {
+            Ok(StoreUrl::Directory(path)) => match DirectoryStore::open_shared(&path, system_time) {
+                Ok(store) => Some(Arc::new(store)),
+                // A cache that cannot be used never fails a build.
+                Err(error) => {
+                    let message = format!(
+                        "the shared cache is not used: {}",
+                        crate::hint::with_causes(&error)
+                    );
+                    events.emit(Event::Warning { message });
+                    None
+                }
+            },
+            Err(error) => return Err(CliError::hinted(ExitStatus::Usage, error)),
+        },
+    };
+    if let Some(note) = &machine.note {
+        events.emit(Event::Warning { message: note.clone() });
+    }
+    let options = CacheOptions {
+        write_scope: settings.scopes.first().cloned().unwrap_or_default(),
+        scopes: settings.scopes.clone(),
+        read_only: settings.readonly,
+        ..CacheOptions::default()
+    };
+    let cache = Cache::new(local, remote, options, Arc::clone(&events));
+    let credentials: Arc<dyn Credentials> = match &settings.docker_config {
+        None => Arc::new(NoCredentials),
+        Some(directory) => {
+            let path = directory.join("config.json");
+            match fs_err::read_to_string(&path) {
+                Ok(text) => Arc::new(DockerConfigCredentials::parse(&text).map_err(|error| {
+                    CliError::failure(anyhow::Error::new(error).context(format!("reading {}", path.display())))
+                })?),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Arc::new(NoCredentials),
+                Err(error) => return Err(CliError::failure(error)),
+            }
+        }
+    };
+    let registry = registry::Client::new(ClientOptions::default(), credentials)
+        .map_err(|error| CliError::hinted(ExitStatus::System, error))?;
+    let engine = Engine::new(cache, machine.executor, registry, events, now, machine.ownership, cancel.0);
+    engine.build(request).await.map_err(build_error)
+}
+
+fn build_error(error: BuildError) -> CliError {
+    let status = match &error {
+        BuildError::Cancelled => ExitStatus::Interrupted,
+        BuildError::Cache { .. } | BuildError::Execute { .. } | BuildError::Lost { .. } => ExitStatus::System,
+        _ => ExitStatus::Failure,
+    };
+    CliError::hinted(status, error)
 }
 
 /// One record of the local cache.
@@ -161,29 +221,81 @@ pub(super) struct Pruned {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Verified {
     pub checked: u64,
-    pub bytes: u64,
     pub damaged: Vec<String>,
     pub repaired: bool,
 }
 
+/// Runs file work of the local cache on a thread of its own.
+async fn with_store<T: Send + 'static>(
+    local: &Path,
+    work: impl FnOnce(&DirectoryStore) -> Result<T, store::StoreError> + Send + 'static,
+) -> Result<T, CliError> {
+    let store = open_local(local)?;
+    let task = tokio::task::spawn_blocking(move || work(&store)).await;
+    task.map_err(CliError::system)?.map_err(CliError::system)
+}
+
 pub(super) async fn cache_records(local: &Path) -> Result<Vec<RecordInfo>, CliError> {
-    let _ = local;
-    Err(absent())
+    let items = with_store(local, maintain::list).await?;
+    let now = system_time();
+    let info = |item: maintain::Item| RecordInfo {
+        key: item.key.to_string(),
+        scope: item.record.scope.to_string(),
+        step: describe(&item.record.preimage),
+        bytes: item.bytes,
+        idle: now.duration_since(item.used).unwrap_or_default(),
+    };
+    Ok(items.into_iter().map(info).collect())
+}
+
+/// A record in a few words: what kind of step it is, and its command or destination.
+fn describe(preimage: &crate::record::Preimage) -> String {
+    let text = |name: &str| match preimage.get(name) {
+        Some(Value::Text(text)) => Some(text.clone()),
+        Some(Value::Digest(digest)) => Some(digest.short()),
+        Some(Value::List(items)) => {
+            let words = items.iter().map(|item| match item {
+                Value::Text(text) => text.clone(),
+                Value::Digest(digest) => digest.short(),
+                _ => String::new(),
+            });
+            Some(words.collect::<Vec<_>>().join(" "))
+        }
+        _ => None,
+    };
+    let kind = text("kind").unwrap_or_default();
+    let detail: Vec<String> =
+        ["command", "sources", "destination", "layer", "layers"].iter().filter_map(|name| text(name)).collect();
+    format!("{kind} {}", detail.join(" "))
 }
 
 pub(super) async fn cache_usage(local: &Path) -> Result<Usage, CliError> {
-    let _ = local;
-    Err(absent())
+    let usage = with_store(local, maintain::usage).await?;
+    let kind = |name: &str, count, bytes| (name.to_owned(), count, bytes);
+    Ok(Usage {
+        kinds: vec![
+            kind("records", usage.records, usage.record_bytes),
+            kind("blobs", usage.blobs, usage.blob_bytes),
+            kind("quarantined", 0, usage.quarantined_bytes),
+        ],
+    })
 }
 
 pub(super) async fn cache_prune(local: &Path, limits: PruneLimits) -> Result<Pruned, CliError> {
-    let _ = (local, limits);
-    Err(absent())
+    let policy = PrunePolicy {
+        max_bytes: limits.max_bytes,
+        max_age: limits.max_age,
+        all: limits.all,
+        ..PrunePolicy::default()
+    };
+    let report = with_store(local, move |store| maintain::prune(store, policy)).await?;
+    Ok(Pruned { records: report.records, blobs: report.blobs, bytes: report.bytes })
 }
 
 pub(super) async fn cache_verify(local: &Path, repair: bool) -> Result<Verified, CliError> {
-    let _ = (local, repair);
-    Err(absent())
+    let report = with_store(local, move |store| maintain::verify(store, repair)).await?;
+    let damaged = report.damaged.iter().map(|path| path.display().to_string()).collect();
+    Ok(Verified { checked: report.checked, damaged, repaired: repair })
 }
 
 /// How good a finding of `doctor` is.
@@ -209,8 +321,4 @@ pub(super) struct Finding {
 /// What this machine allows.
 pub(super) fn doctor() -> Vec<Finding> {
     Vec::new()
-}
-
-fn absent() -> CliError {
-    CliError::system(anyhow::Error::msg("the engine is not part of this program"))
 }

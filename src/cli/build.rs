@@ -7,12 +7,12 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::args::{BuildCommand, FingerprintCommand, Format, Progress};
-use super::backend::{self, Cancel, Outcome, Settings};
+use super::backend::{self, Cancel, Machine, Settings};
 use super::environment::Environment;
 use super::error::{CliError, ExitStatus};
 use super::report::{self, Built, Reporter};
 use super::{request, signals};
-use crate::build::{BuildRequest, Output};
+use crate::build::{BuildOutcome, BuildRequest, Output};
 use crate::event::{Event, StepOutcome};
 
 /// Runs the command; its errors have been shown when it returns.
@@ -38,7 +38,8 @@ fn prepared(
     for message in request::warnings(&request) {
         reporter.emit(Event::Warning { message });
     }
-    let outcome = super::runtime()?.block_on(run(&settings, &request, reporter))?;
+    let machine = Machine::enter();
+    let outcome = super::runtime()?.block_on(run(machine, &settings, &request, reporter))?;
     let names = names(&request);
     if let (Some(file), false) = (&command.iidfile, request.dry_run) {
         let id = outcome
@@ -68,17 +69,18 @@ fn prepared(
 
 /// The call of the engine, with signals on.
 pub(super) async fn run(
+    machine: Machine,
     settings: &Settings,
     request: &BuildRequest,
     reporter: &Arc<dyn Reporter>,
-) -> Result<Outcome, CliError> {
-    let cancel = Cancel::default();
+) -> Result<BuildOutcome, CliError> {
+    let cancel = Cancel::new()?;
     let received = signals::listen(reporter.clone(), {
         let cancel = cancel.clone();
         move || cancel.cancel()
     })
     .map_err(CliError::system)?;
-    let result = backend::build(settings, request, reporter.clone(), cancel).await;
+    let result = backend::build(machine, settings, request, reporter.clone(), cancel).await;
     // A build that had just ended when the signal came is a build that ended.
     match (result, received.status()) {
         (Err(error), Some(status)) => Err(CliError { status, ..error }),
@@ -100,7 +102,7 @@ fn names(request: &BuildRequest) -> Vec<String> {
 }
 
 /// What `--metadata-file` holds, with the keys that buildx uses.
-fn metadata(outcome: &Outcome, names: &[String]) -> Value {
+fn metadata(outcome: &BuildOutcome, names: &[String]) -> Value {
     let mut object = Map::new();
     if let Some(config) = &outcome.config {
         object.insert("containerimage.config.digest".into(), config.to_string().into());
@@ -155,7 +157,8 @@ pub(super) fn fingerprint(
     request.dry_run = true;
     let settings = Settings::resolve(&command.build.cache, environment)?;
     let reporter = report::choose(Progress::Quiet, environment);
-    let outcome = super::runtime()?.block_on(run(&settings, &request, &reporter))?;
+    let machine = Machine::enter();
+    let outcome = super::runtime()?.block_on(run(machine, &settings, &request, &reporter))?;
     let text = match command.format {
         Format::Text => super::fingerprint::text(&outcome.steps),
         Format::Json => super::fingerprint::json(&outcome.steps)?,

@@ -76,7 +76,6 @@ pub(super) fn command(command: &CacheCommand, environment: &Environment) -> Resu
             match args.format {
                 Format::Json => print_json(&json!({
                     "checked": found.checked,
-                    "bytes": found.bytes,
                     "damaged": found.damaged,
                     "repaired": found.repaired,
                 })),
@@ -87,9 +86,8 @@ pub(super) fn command(command: &CacheCommand, environment: &Environment) -> Resu
                     }
                     let repaired = if found.repaired { ", set aside" } else { "" };
                     text += &format!(
-                        "{} objects checked, {}: {} damaged{repaired}\n",
+                        "{} objects checked, {} damaged{repaired}\n",
                         found.checked,
-                        size(found.bytes),
                         found.damaged.len(),
                     );
                     super::print(&text)

@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::backend::StepReport;
+use crate::build::StepReport;
 use super::build::status;
 use super::error::CliError;
 use super::report::sanitize;

@@ -1,1 +1,153 @@
-//! To be written.
+//! Why a step ran: the difference between what it is keyed on now and what it was keyed on last time.
+
+use std::collections::BTreeMap;
+
+use crate::record::{Preimage, Value};
+
+/// How many names a reason lists before it says how many more there are.
+const NAMES_MAX: usize = 3;
+
+/// What changed in the trees that a step reads, as far as that could be found out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Files that are different.
+    pub files: Vec<String>,
+    /// The base image is another one.
+    pub base: bool,
+}
+
+/// Why there was no record for a step.
+///
+/// `before` is the preimage that the same place of the build had last time, if that is known.
+pub fn reason(before: Option<&Preimage>, now: &Preimage, changes: &Changes) -> String {
+    let files = changes.files.as_slice();
+    let Some(before) = before else { return "first time".to_owned() };
+    if before.get("kind") != now.get("kind") {
+        return "another instruction was here last time".to_owned();
+    }
+    let changed: Vec<&str> = now
+        .fields
+        .iter()
+        .filter(|field| before.get(&field.name) != Some(&field.value))
+        .map(|field| field.name.as_str())
+        .chain(
+            before
+                .fields
+                .iter()
+                .filter(|field| now.get(&field.name).is_none())
+                .map(|field| field.name.as_str()),
+        )
+        .collect();
+    if changed.is_empty() {
+        return "its result is no longer in the cache".to_owned();
+    }
+    // Nearest to the user first: what the instruction says, then variables, then files, then what follows from them.
+    for name in ["command", "script", "sources", "destination"] {
+        if changed.contains(&name) {
+            return match name {
+                "command" | "script" => "the command changed".to_owned(),
+                _ => "the instruction changed".to_owned(),
+            };
+        }
+    }
+    if changed.contains(&"env") {
+        return variables(before.get("env"), now.get("env"));
+    }
+    if changed.contains(&"selection") || changed.contains(&"files") || changed.contains(&"mounts") {
+        return match files {
+            [] if changed.contains(&"mounts") => "what its mounts show changed".to_owned(),
+            [] => "what it copies changed".to_owned(),
+            files => format!("{} changed", names(files)),
+        };
+    }
+    let others: Vec<&str> = changed.iter().copied().filter(|name| *name != "tree").collect();
+    if !others.is_empty() {
+        return format!(
+            "{} changed",
+            others.iter().map(|name| describe(name)).collect::<Vec<_>>().join(", ")
+        );
+    }
+    match files {
+        [] if changes.base => "the base image changed".to_owned(),
+        [] => "the file system that it starts from changed".to_owned(),
+        files => format!("{} changed in an earlier step", names(files)),
+    }
+}
+
+/// What a field of a preimage is called in a sentence.
+fn describe(field: &str) -> String {
+    match field {
+        "cwd" => "the working directory".to_owned(),
+        "user" => "the user".to_owned(),
+        "owner" => "`--chown`".to_owned(),
+        "chmod" => "`--chmod`".to_owned(),
+        "exclude" => "`--exclude`".to_owned(),
+        "epoch" => "SOURCE_DATE_EPOCH".to_owned(),
+        other => format!("the {other}"),
+    }
+}
+
+/// `a, b and 3 more`.
+fn names(names: &[String]) -> String {
+    let shown: Vec<&str> = names.iter().take(NAMES_MAX).map(String::as_str).collect();
+    match names.len() - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+fn variables(before: Option<&Value>, now: Option<&Value>) -> String {
+    let pairs = |value: Option<&Value>| match value {
+        Some(Value::Map(pairs)) => pairs.iter().cloned().collect::<BTreeMap<_, _>>(),
+        _ => BTreeMap::new(),
+    };
+    let (before, now) = (pairs(before), pairs(now));
+    let changed: Vec<String> = now
+        .iter()
+        .filter(|(name, value)| before.get(*name) != Some(value))
+        .map(|(name, _)| name)
+        .chain(before.keys().filter(|name| !now.contains_key(*name)))
+        .map(|name| format!("`{name}`"))
+        .collect();
+    match changed.as_slice() {
+        [] => "the order of the environment changed".to_owned(),
+        changed => format!("the variable {} changed", names(changed)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+
+    fn preimage(command: &str, variable: &str, tree: &str) -> Preimage {
+        let mut preimage = Preimage::default();
+        preimage
+            .add("kind", "run")
+            .add("command", vec![command])
+            .add("env", Value::Map(vec![("A".into(), variable.into()), ("B".into(), "same".into())]))
+            .add("tree", Digest::of(tree));
+        preimage
+    }
+
+    #[test]
+    fn the_nearest_cause_is_named() {
+        let before = preimage("make", "1", "x");
+        let reason = |now: &Preimage, files: &[&str]| {
+            let files = files.iter().map(|file| (*file).to_owned()).collect();
+            super::reason(Some(&before), now, &Changes { files, base: false })
+        };
+        assert_eq!(super::reason(None, &before, &Changes::default()), "first time");
+        assert_eq!(reason(&preimage("make all", "2", "y"), &[]), "the command changed");
+        assert_eq!(reason(&preimage("make", "2", "y"), &[]), "the variable `A` changed");
+        assert_eq!(reason(&preimage("make", "1", "y"), &[]), "the file system that it starts from changed");
+        assert_eq!(
+            reason(&preimage("make", "1", "y"), &["a", "b", "c", "d", "e"]),
+            "a, b, c and 2 more changed in an earlier step"
+        );
+        let other_base = Changes { files: Vec::new(), base: true };
+        let changed = preimage("make", "1", "y");
+        assert_eq!(super::reason(Some(&before), &changed, &other_base), "the base image changed");
+        assert_eq!(reason(&before.clone(), &[]), "its result is no longer in the cache");
+    }
+}

@@ -3,6 +3,28 @@
 //! A layer blob is a byte-exact tar that any client can pull, written as a multi-frame zstd stream (or
 //! multi-member gzip) whose frames follow file boundaries, and followed by its [`Toc`] in a skippable frame.
 
+mod chunk;
+mod decompress;
+mod error;
+mod frames;
+mod header;
+mod index;
+mod pipeline;
+mod scan;
+mod tar_read;
 pub mod toc;
+mod toc_codec;
+mod trailer;
+mod unpack;
+mod write;
 
+pub use decompress::{Encoding, SNIFF_LENGTH, decompress};
+pub use error::LayerError;
+pub use frames::{FileReader, ReadRange, TocReader};
+pub use pipeline::Compression;
+pub use scan::{Item, LayerVisitor, ScanOptions, Scanned, scan};
 pub use toc::{Entry, EntryKind, Frame, LayerDescriptor, MediaType, Metadata, Timestamp, Toc};
+pub use toc_codec::{ENTRIES_MAX, NAME_MAX, PATH_MAX, TocError, path_problem};
+pub(crate) use toc_codec::{display as display_path, encode_xattrs, parent as parent_path};
+pub use unpack::{UnpackOptions, Unpacked, Unpacker, Whiteouts};
+pub use write::{FinishedLayer, LayerOptions, LayerWriter};

@@ -45,12 +45,14 @@ pub enum EntryKind {
         size: u64,
         /// Digest of the content.
         content: Digest,
-        /// Where the content begins in the uncompressed tar.
+        /// Where the content begins in the uncompressed tar; 0 (where a header always is) if it does not lie there
+        /// in one piece, as in sparse entries of archives that GNU tar wrote.
         offset: u64,
     },
-    /// Another name of a file that is in this layer.
+    /// Another name of something that is no directory: of an earlier entry of this layer, or, in layers that others
+    /// wrote, of a path in a lower layer.
     HardLink {
-        /// The path of the first name, in this layer.
+        /// The path of the first name. If this layer has no entry for it, it is that of a lower layer.
         target: Vec<u8>,
     },
     /// A symbolic link.
@@ -104,9 +106,10 @@ pub struct Frame {
 
 /// The table of contents of one layer.
 ///
-/// Invariants: paths are unique, except that a whiteout may not share a path with anything at all; a hard
-/// link's target is a file entry before it; frames cover the tar from 0 without a gap, or there are none (a
-/// foreign blob that can only be read from its beginning).
+/// Invariants ([`Toc::validate`] checks them, and decoding does so by itself): paths are unique, a whiteout's
+/// included; nothing lies below an entry that is no directory; a hard link's target is an entry before it that is
+/// neither directory, hard link nor whiteout, or is no path of this layer; frames cover the tar from 0 without a
+/// gap, or there are none (a foreign blob that can only be read from its beginning).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Toc {
     /// The entries, in the order of the tar.

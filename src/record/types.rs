@@ -76,6 +76,9 @@ pub struct Record {
     pub builder: String,
     /// The blob with the step's log, where one was kept.
     pub log: Option<Digest>,
+    /// The layers belong to an image that is somewhere else, which has their blobs: of them, only the tables of
+    /// contents are in the store (the index of a base image).
+    pub foreign: bool,
 }
 
 impl Record {
@@ -84,9 +87,18 @@ impl Record {
         self.preimage.key()
     }
 
-    /// The blobs that must be there for the record to be of use: every layer and its TOC.
+    /// The blobs that must be there for the record to be of use: every layer and its TOC; for foreign layers only
+    /// the TOC.
     pub fn blobs(&self) -> impl Iterator<Item = Digest> + '_ {
-        self.layers.iter().flat_map(|layer| [layer.digest, layer.toc])
+        self.layers
+            .iter()
+            .flat_map(|layer| [(!self.foreign).then_some(layer.digest), Some(layer.toc)])
+            .flatten()
+    }
+
+    /// The layers whose blobs must be in the store.
+    pub fn own_layers(&self) -> &[LayerDescriptor] {
+        if self.foreign { &[] } else { &self.layers }
     }
 }
 

@@ -1,1 +1,43 @@
-//! To be written.
+//! Where images come from and go to: registries, OCI layouts, archives.
+//!
+//! - [`Client`] speaks the OCI distribution protocol: tokens, retries, resumed transfers, verification.
+//! - [`ImageSource`] is anything that an image can be read from; [`RegistrySource`], [`OciLayoutSource`] and
+//!   [`ArchiveSource`] are what there is.
+//! - [`push()`] and the `export_*` functions write images whose blobs a [`BlobProvider`] supplies.
+//!
+//! Everything that arrives is bounded in size and verified before it is used; everything that leaves a file behind
+//! writes it under a temporary name and renames it.
+
+mod archive;
+mod auth;
+mod client;
+mod copy;
+mod credentials;
+mod destination;
+mod error;
+mod export;
+mod layout;
+mod push;
+mod redact;
+mod source;
+mod tar_index;
+mod transfer;
+mod transport;
+
+pub use archive::ArchiveSource;
+pub use client::{Client, ClientOptions, FetchedManifest, ManifestHead, MountOutcome, UploadSession};
+pub use credentials::{
+    Credential, CredentialError, Credentials, DockerConfigCredentials, NoCredentials, Secret,
+};
+pub use destination::{BlobProvider, BoxError, DestinationError, ImageBundle, PushLayer, PushReport};
+pub use error::{ErrorDetail, RegistryError, RegistryErrorKind};
+pub use export::{Output, export_docker_archive, export_oci_archive, export_oci_layout};
+pub use layout::{LayoutReference, LayoutReferenceError, OciLayoutSource};
+pub use push::push;
+pub use source::{ImageSource, Progress, RegistrySource, ResolvedImage, SourceError};
+pub use transport::RetryPolicy;
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod protocol_tests;

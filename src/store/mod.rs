@@ -3,6 +3,18 @@
 //! [`Store`] is the contract. Truth is immutable; the publication order is blobs, then the record that names
 //! them; every read is verified; damage and eviction are a miss, never an error of the build.
 
+#![expect(
+    clippy::result_large_err,
+    reason = "errors hold two digests; they are rare, and cost less than a box"
+)]
+
+mod cache;
+mod directory;
+pub mod maintain;
+mod memory;
+mod remote;
+pub mod url;
+
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +22,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::digest::Digest;
+use crate::hint::Hint;
 use crate::record::{Bundle, BundleName, Key, Record, Scope};
+
+pub use cache::{Cache, CacheOptions, CacheStats, FlushReport, Hit, Origin};
+pub use directory::{Clock, DirectoryStore, Lock, OpenError};
+pub use memory::MemoryStore;
 
 /// Where the bytes of a blob come from.
 #[derive(Debug, Clone)]
@@ -64,6 +81,21 @@ pub enum StoreError {
     },
 }
 
+impl Hint for StoreError {
+    fn hint(&self) -> Option<String> {
+        let Self::Io { source, .. } = self else { return None };
+        match source.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Some("free some space: `crossdock cache prune` removes what was not used lately".to_owned())
+            }
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                Some("the store must be writable by this user, or be used read-only".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Keeps blobs by digest and records by key and scope.
 ///
 /// Contract, checked by one test-suite for every implementation:
@@ -103,3 +135,6 @@ pub trait Store: Debug + Send + Sync {
     async fn write_bundle(&self, name: &BundleName, scope: &Scope, bundle: &Bundle)
     -> Result<(), StoreError>;
 }
+
+#[cfg(test)]
+mod tests;

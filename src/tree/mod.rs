@@ -1,1 +1,15 @@
 //! Trees: the merged view of an ordered list of layers, held as TOCs.
+//!
+//! A [`Tree`] is persistent: cloning is cheap, and applying a layer copies only the directories that it changes. The
+//! digest of a directory is kept with it, so that the digest of a tree costs what changed since it was last asked for.
+
+mod apply;
+mod changes;
+mod digest;
+mod node;
+mod resolve;
+
+pub use apply::TreeError;
+pub use changes::{Change, ChangeKind, changes};
+pub use node::{Node, NodeKind, NodeRef, Origin, Tree, Walk};
+pub use resolve::{ResolveError, Resolved};

@@ -2,4 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod support;
+
+mod caching;
 mod cli;
+mod crash;
+mod dockerfiles;
+mod docs;
+mod exec;
+mod proof;
+mod random;
+mod self_check;
+mod users;

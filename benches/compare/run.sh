@@ -1,0 +1,352 @@
+#!/usr/bin/env bash
+# Builds one project with Crossdock, with Debian's buildah and, if it is installed, with BuildKit, and says how long
+# each took: cold, warm and unchanged, and fully cached from an empty local state with a shared cache.
+# Also: peak memory for a 2 GiB image, and how fast a layer is written next to `tar | zstd`.
+#
+# Needs Debian or Ubuntu, root, and: buildah skopeo docker-registry runc zstd time (apt); docs/benchmarks.md says more.
+# All servers run on loopback, all files are in one temporary directory, and both are gone at the end.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+
+usage() {
+    cat <<'TEXT'
+Usage: benches/compare/run.sh [--runs N] [--tools LIST] [--only LIST] [--results FILE]
+  --runs N        rounds of each scenario; the median is reported (3)
+  --tools LIST    of crossdock,buildah,buildkit (those that are installed)
+  --only LIST     of builds,memory,layers (all)
+  --results FILE  also write every measurement there: tool, scenario, seconds
+Environment: CROSSDOCK (the program; default: target/release/crossdock, built if absent), BUILDKIT_BIN (the directory
+of buildkitd and buildctl, if they are not in PATH), TMPDIR (a file system that overlayfs accepts).
+TEXT
+}
+
+runs=3
+tools=
+only=builds,memory,layers
+results=
+while (($#)); do
+    case $1 in
+        --runs) runs=$2; shift ;;
+        --tools) tools=$2; shift ;;
+        --only) only=$2; shift ;;
+        --results) results=$(realpath -m "$2"); shift ;;
+        --help | -h) usage; exit 0 ;;
+        *) usage >&2; exit 2 ;;
+    esac
+    shift
+done
+((EUID == 0)) || { echo "run it as root: buildah's fastest isolation here needs it" >&2; exit 1; }
+PATH=${BUILDKIT_BIN:+$BUILDKIT_BIN:}$PATH:/usr/sbin:/sbin
+
+if [[ -z $tools ]]; then
+    tools=crossdock,buildah
+    if command -v buildkitd >/dev/null && command -v buildctl >/dev/null; then tools+=,buildkit; fi
+fi
+uses() { [[ ,$tools, == *,$1,* ]]; }
+measures() { [[ ,$only, == *,$1,* ]]; }
+
+crossdock=${CROSSDOCK:-$root/target/release/crossdock}
+if uses crossdock && [[ ! -x $crossdock ]]; then
+    (cd "$root" && cargo build --release --locked)
+fi
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/crossdock-compare.XXXXXX")
+pids=()
+finish() {
+    set +e
+    local pid
+    for pid in "${pids[@]}"; do
+        kill "$pid" 2>/dev/null
+        wait "$pid" 2>/dev/null
+    done
+    if [[ -d $work/buildah ]]; then
+        buildah_storage umount --all >/dev/null 2>&1
+        # The overlay driver keeps its own directory mounted.
+        umount "$work/buildah/root/overlay" 2>/dev/null
+    fi
+    rm -rf --one-file-system "$work"
+}
+trap finish EXIT
+
+measurements=$work/measurements
+: >"$measurements"
+
+# measure TOOL SCENARIO COMMAND…: runs it quietly and notes the seconds; its output is shown if it fails.
+measure() {
+    local tool=$1 scenario=$2 begin end seconds
+    shift 2
+    begin=$(date +%s%N)
+    if ! "$@" >"$work/log" 2>&1; then
+        echo "$tool, $scenario: failed: $*" >&2
+        tail -n 40 "$work/log" >&2
+        exit 1
+    fi
+    end=$(date +%s%N)
+    seconds=$(awk "BEGIN { printf \"%.3f\", ($end - $begin) / 1e9 }")
+    printf '%s\t%s\t%s\n' "$tool" "$scenario" "$seconds" >>"$measurements"
+    printf '%-10s %-28s %8s s\n' "$tool" "$scenario" "$seconds"
+}
+
+median() { # TOOL SCENARIO
+    awk -F'\t' -v tool="$1" -v scenario="$2" '$1 == tool && $2 == scenario { print $3 }' "$measurements" |
+        sort -n | awk '{ a[NR] = $1 } END { if (NR) printf "%.3f", NR % 2 ? a[(NR + 1) / 2] : (a[NR / 2] + a[NR / 2 + 1]) / 2 }'
+}
+
+# ---- a registry, a base image, a project ----
+
+start_registry() {
+    printf '%s\n' 'version: 0.1' "storage: {filesystem: {rootdirectory: $work/registry}, delete: {enabled: true}}" \
+        "http: {addr: '127.0.0.1:0'}" 'log: {accesslog: {disabled: true}}' >"$work/registry.yml"
+    docker-registry serve "$work/registry.yml" >"$work/registry.log" 2>&1 &
+    pids+=($!)
+    local tries
+    for tries in $(seq 100); do
+        registry=$(grep -o 'listening on 127\.0\.0\.1:[0-9]*' "$work/registry.log" | grep -o '127.*' || true)
+        [[ -n $registry ]] && return
+        sleep 0.1
+    done
+    echo "the registry did not start after $tries tries" >&2
+    cat "$work/registry.log" >&2
+    exit 1
+}
+
+base_image() {
+    # The tests make the same base: an OCI layout of what debootstrap makes of this machine's release.
+    local found
+    found=$(compgen -G "$root/target/tmp/bases/debian-????????????????" || true)
+    if [[ -z $found ]]; then
+        (cd "$root" && cargo test --locked --test e2e the_debian_base)
+        found=$(compgen -G "$root/target/tmp/bases/debian-????????????????")
+    fi
+    skopeo --policy "$work/policy.json" copy --quiet --dest-tls-verify=false \
+        "oci:$found:latest" "docker://$registry/base:latest"
+}
+
+project() {
+    local directory=$work/project number
+    mkdir -p "$directory/src"
+    for number in $(seq -w 0 199); do
+        {
+            echo '#include <stdio.h>'
+            echo '#include <stdlib.h>'
+            for function in 1 2 3 4 5 6 7 8; do
+                echo "static int step_${number}_$function(int a) { int s = 0; for (int i = 0; i < a; i++) s += (s ^ i) * $function; return s; }"
+            done
+            echo "int unit_$number(int a) { return step_${number}_1(a) + step_${number}_5(a) + step_${number}_8(a); }"
+        } >"$directory/src/unit_$number.c"
+    done
+    {
+        echo '#include <stdio.h>'
+        echo '#include <zlib.h>'
+        for number in $(seq -w 0 199); do echo "int unit_$number(int);"; done
+        echo 'int main(void) { long sum = 0;'
+        for number in $(seq -w 0 199); do echo "sum += unit_$number(${number#0});" | sed 's/(0*\([0-9]\)/(\1/'; done
+        echo 'printf("%ld zlib %s\n", sum, zlibVersion()); return 0; }'
+    } >"$directory/src/main.c"
+    printf '%s\n' 'objects := $(patsubst src/%.c,build/%.o,$(wildcard src/*.c))' \
+        'app: $(objects)' '	$(CC) -o $@ $^ -lz' 'build/%.o: src/%.c' '	@mkdir -p build' '	$(CC) -O1 -c -o $@ $<' \
+        >"$directory/Makefile"
+    echo zlib1g-dev >"$directory/dependencies.txt"
+    cat >"$directory/Dockerfile" <<DOCKERFILE
+FROM $registry/base:latest
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev make
+WORKDIR /project
+COPY dependencies.txt .
+RUN xargs apt-get install -y --no-install-recommends < dependencies.txt
+COPY . .
+RUN make -j2
+CMD ["/project/app"]
+DOCKERFILE
+}
+
+# ---- the tools: each can forget its local state, and build and push ----
+
+crossdock_forget() { rm -rf "$work/crossdock-local"; }
+crossdock_forget_shared() { rm -rf "$work/crossdock-shared"; }
+crossdock_build() {
+    "$crossdock" build --local-cache "$work/crossdock-local" --cache "file://$work/crossdock-shared" \
+        --progress plain --tag "$registry/app/crossdock:latest" --push "$work/project"
+}
+
+buildah_storage() {
+    buildah --root "$work/buildah/root" --runroot "$work/buildah/run" --storage-driver overlay "$@"
+}
+buildah_forget() {
+    if [[ -d $work/buildah ]]; then
+        buildah_storage rm --all >/dev/null
+        buildah_storage rmi --all --force >/dev/null
+        rm -rf --one-file-system "$work/buildah"
+    fi
+}
+buildah_forget_shared() { rm -rf "$work/registry/docker/registry/v2/repositories/cache/buildah"; }
+buildah_build() {
+    # Every image of --cache-to is pushed with its layers; --cache-from looks them up by the step's key.
+    buildah_storage --signature-policy "$work/policy.json" bud --isolation "${BUILDAH_ISOLATION:-chroot}" \
+        --layers --tls-verify=false --cache-from "$registry/cache/buildah" --cache-to "$registry/cache/buildah" \
+        --tag "$registry/app/buildah:latest" "$work/project"
+    buildah_storage --signature-policy "$work/policy.json" push --tls-verify=false "$registry/app/buildah:latest"
+}
+
+buildkit_start() {
+    mkdir -p "$work/buildkit"
+    printf '[registry."%s"]\n  http = true\n' "$registry" >"$work/buildkit/config.toml"
+    buildkitd --config "$work/buildkit/config.toml" --root "$work/buildkit/root" --addr "unix://$work/buildkit/socket" \
+        --oci-worker=true --containerd-worker=false --oci-worker-net=host --oci-worker-binary="$(command -v runc)" \
+        >"$work/buildkit/log" 2>&1 &
+    buildkit_pid=$!
+    pids+=("$buildkit_pid")
+    local tries
+    for tries in $(seq 200); do
+        buildctl --addr "unix://$work/buildkit/socket" debug workers >/dev/null 2>&1 && return
+        sleep 0.05
+    done
+    echo "buildkitd did not start after $tries tries" >&2
+    tail -n 20 "$work/buildkit/log" >&2
+    exit 1
+}
+buildkit_pid=
+buildkit_forget() {
+    if [[ -n $buildkit_pid ]]; then
+        kill "$buildkit_pid"
+        wait "$buildkit_pid" || true
+        rm -rf --one-file-system "$work/buildkit"
+    fi
+    buildkit_start
+}
+buildkit_forget_shared() { rm -rf "$work/registry/docker/registry/v2/repositories/cache/buildkit"; }
+buildkit_build() {
+    buildctl --addr "unix://$work/buildkit/socket" build --progress plain --frontend dockerfile.v0 \
+        --local "context=$work/project" --local "dockerfile=$work/project" \
+        --import-cache "type=registry,ref=$registry/cache/buildkit" \
+        --export-cache "type=registry,ref=$registry/cache/buildkit,mode=max,image-manifest=true" \
+        --output "type=image,name=$registry/app/buildkit:latest,push=true"
+}
+
+# ---- the measurements ----
+
+compare_builds() {
+    local round tool
+    # What a tool has pushed goes before its next cold run: the registry finds a blob only through a repository that
+    # has it, so removing the repository makes it push everything again.
+    for round in $(seq "$runs"); do
+        echo "# round $round of $runs"
+        for tool in ${tools//,/ }; do
+            "${tool}_forget"
+            "${tool}_forget_shared"
+            rm -rf "$work/registry/docker/registry/v2/repositories/app/$tool"
+            measure "$tool" cold "${tool}_build"
+            measure "$tool" "warm, unchanged" "${tool}_build"
+            "${tool}_forget"
+            measure "$tool" "empty, shared cache" "${tool}_build"
+            check_image "$tool"
+        done
+    done
+}
+
+# The three images must do the same.
+check_image() {
+    local image=$work/check digest
+    rm -rf "$image"
+    skopeo --policy "$work/policy.json" copy --quiet --src-tls-verify=false "docker://$registry/app/$1:latest" "oci:$image:latest"
+    digest=$(skopeo inspect --raw "oci:$image:latest" | sha256sum | cut -c-12)
+    echo "# $1 pushed an image with manifest $digest…, $(du -sm "$image" | cut -f1) MB"
+}
+
+compare_memory() {
+    local tool
+    mkdir -p "$work/large"
+    # Half of it compresses, half does not.
+    for number in $(seq 32); do
+        { head -c 33554432 /dev/urandom; head -c 33554432 /dev/zero | tr '\0' "\\$((number % 8))"; } >"$work/large/file-$number"
+    done
+    printf 'FROM scratch\nCOPY . /\n' >"$work/large/Dockerfile"
+    for tool in ${tools//,/ }; do
+        case $tool in
+            crossdock)
+                set -- "$crossdock" build --local-cache "$work/large-crossdock" --progress plain \
+                    --output "type=oci,dest=$work/large-image.tar" "$work/large" ;;
+            buildah)
+                set -- buildah --root "$work/buildah/root" --runroot "$work/buildah/run" --storage-driver overlay \
+                    --signature-policy "$work/policy.json" bud --isolation chroot --layers --tag large "$work/large" ;;
+            *) continue ;; # Its memory is the daemon's.
+        esac
+        if ! /usr/bin/time --format '%M %e' --output "$work/time" "$@" >"$work/log" 2>&1; then
+            tail -n 40 "$work/log" >&2
+            exit 1
+        fi
+        awk -v tool="$tool" '{ printf "%-10s 2 GiB image: peak memory %6.1f MiB, %.1f s\n", tool, $1 / 1024, $2 }' "$work/time" |
+            tee -a "$work/memory"
+        rm -rf "$work/large-crossdock" "$work/large-image.tar"
+    done
+    if uses buildah; then buildah_forget; fi
+    rm -rf "$work/large"
+}
+
+compare_layers() {
+    local tree=$work/tree round size
+    mkdir -p "$tree"
+    # A real tree: this machine's own programs and libraries, up to about 500 MB.
+    (cd /usr && find bin lib share -xdev -type f -size -8M -print0 2>/dev/null | head -z -n 20000 |
+        tar --create --null --files-from=- --ignore-failed-read 2>/dev/null | head -c 500000000) |
+        tar --extract --directory "$tree" 2>/dev/null || true
+    printf 'FROM scratch\nCOPY . /\n' >"$tree/Dockerfile"
+    size=$(du -sm --apparent-size "$tree" | cut -f1)
+    echo "# a layer of $(find "$tree" -type f | wc -l) files, $size MB"
+    tar_zstd() { tar --create --directory "$tree" . | zstd -q -3 -T0 -o "$work/layer.tar.zst" -f; }
+    layer_crossdock() {
+        rm -rf "$work/layer-local"
+        "$crossdock" build --local-cache "$work/layer-local" --progress plain "$tree"
+    }
+    tar_zstd # Once, so that all read from the page cache.
+    for round in $(seq "$runs"); do
+        echo "# round $round of $runs"
+        measure tar "layer: tar | zstd -3 -T0" tar_zstd
+        if uses crossdock; then measure crossdock "layer: build of COPY" layer_crossdock; fi
+    done
+    echo "# tar | zstd: $(awk "BEGIN { printf \"%.0f\", $size / $(median tar 'layer: tar | zstd -3 -T0') }") MB/s"
+    if uses crossdock; then
+        echo "# crossdock: $(awk "BEGIN { printf \"%.0f\", $size / $(median crossdock 'layer: build of COPY') }") MB/s," \
+            "with reading the context twice (fingerprint, layer), and storing"
+    fi
+}
+
+table() {
+    local tool scenario value ours
+    echo
+    printf '| median of %s | ' "$runs"
+    for tool in ${tools//,/ }; do printf '%s | ' "$tool"; done
+    printf '\n|---|'
+    for tool in ${tools//,/ }; do printf -- '---:|'; done
+    echo
+    for scenario in cold "warm, unchanged" "empty, shared cache"; do
+        printf '| %s | ' "$scenario"
+        ours=$(median crossdock "$scenario")
+        for tool in ${tools//,/ }; do
+            value=$(median "$tool" "$scenario")
+            if [[ -n $ours && $tool != crossdock ]]; then
+                printf '%s s (%s×) | ' "$value" "$(awk "BEGIN { printf \"%.1f\", $value / $ours }")"
+            else
+                printf '%s s | ' "$value"
+            fi
+        done
+        echo
+    done
+}
+
+main() {
+    echo '{"default":[{"type":"insecureAcceptAnything"}]}' >"$work/policy.json"
+    if measures builds; then
+        start_registry
+        base_image
+        project
+        compare_builds
+    fi
+    if measures memory; then compare_memory; fi
+    if measures layers; then compare_layers; fi
+    if measures builds; then table; fi
+    if [[ -n $results ]]; then cp "$measurements" "$results"; fi
+}
+
+# On one line with `exit`, so that editing this file does not change a run that is under way.
+main; exit

@@ -1,0 +1,128 @@
+//! Directory contexts as trees: what of them a plan needs, scanned once.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::copy::view::{clean, components};
+use super::plan::{Input, Op, Plan};
+use crate::context::hashes::HashCache;
+use crate::context::ignore::{Ignore, IgnoreError};
+use crate::context::pattern::has_wildcard;
+use crate::context::scan::{ScanError, Wanted, scan};
+use crate::digest::Digest;
+use crate::dockerfile::Mount;
+use crate::layer::{Timestamp, Toc};
+use crate::tree::{Tree, TreeError};
+
+/// A scanned directory context.
+#[derive(Debug)]
+pub(crate) struct ContextTree {
+    pub(crate) root: PathBuf,
+    pub(crate) tree: Arc<Tree>,
+    pub(crate) ignore: Ignore,
+    /// The ignore file's name, for messages.
+    pub(crate) ignore_name: String,
+}
+
+impl ContextTree {
+    /// Names beside the missing `path` that it may have been meant to be.
+    pub(crate) fn similar(&self, path: &[u8]) -> Vec<String> {
+        let directory = super::copy::view::parent(path);
+        self.tree
+            .children(directory)
+            .map(|(name, _)| String::from_utf8_lossy(&super::copy::view::join(directory, name)).into_owned())
+            .collect()
+    }
+}
+
+/// Why a context could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ContextError {
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    #[error("could not read `{}`", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Ignore(#[from] IgnoreError),
+}
+
+/// What the plan's steps read of the source `number`: only that is scanned, as BuildKit transfers only that.
+pub(crate) fn wanted(plan: &Plan, number: usize) -> Wanted {
+    let mut paths: Vec<Vec<u8>> = Vec::new();
+    let this = Input::Source(number);
+    for step in plan.stages.iter().flat_map(|stage| &stage.steps) {
+        match &step.op {
+            Op::Copy(copy) if copy.input == this => {
+                paths.extend(copy.sources.iter().map(|source| literal_prefix(source.as_bytes())));
+            }
+            Op::Run(run) => {
+                for mount in run.mounts.iter().filter(|mount| mount.input == this) {
+                    if let Mount::Bind { source, .. } | Mount::Cache { source, .. } = &mount.mount {
+                        paths.push(clean(source.as_bytes()));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    if paths.iter().any(Vec::is_empty) { Wanted::Everything } else { Wanted::Below(paths) }
+}
+
+/// The path up to the first component with a wildcard.
+fn literal_prefix(pattern: &[u8]) -> Vec<u8> {
+    let cleaned = clean(pattern);
+    let literal: Vec<&[u8]> = components(&cleaned).take_while(|part| !has_wildcard(part)).collect();
+    literal.join(&b'/')
+}
+
+/// Scans the directory `root`. `ignore` is the ignore file that goes with the Dockerfile, if there is one; else the
+/// directory's own `.dockerignore` is used. `hashes_file` remembers digests from run to run; losing it costs time only.
+pub(crate) fn load(
+    root: &Path,
+    ignore: Option<&(String, Vec<u8>)>,
+    wanted: &Wanted,
+    hashes_dir: &Path,
+    now: Timestamp,
+) -> Result<ContextTree, ContextError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ContextError::Io { path, source }
+    };
+    let root = fs_err::canonicalize(root).map_err(io(root))?;
+    let (ignore_name, text) = match ignore {
+        Some((name, text)) => (name.clone(), text.clone()),
+        None => {
+            let path = root.join(".dockerignore");
+            match fs_err::read(&path) {
+                Ok(text) => (".dockerignore".to_owned(), text),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    (".dockerignore".to_owned(), Vec::new())
+                }
+                Err(source) => return Err(ContextError::Io { path, source }),
+            }
+        }
+    };
+    let ignore = Ignore::parse(&ignore_name, &text)?;
+    let name = Digest::of(std::os::unix::ffi::OsStrExt::as_bytes(root.as_os_str()));
+    let hashes_file = hashes_dir.join(name.hex());
+    let mut hashes =
+        fs_err::read(&hashes_file).ok().and_then(|data| HashCache::decode(&data).ok()).unwrap_or_default();
+    let entries = scan(&root, &ignore, wanted, &mut hashes, now)?;
+    if hashes.is_changed() {
+        // A cache of a cache: a build goes on without it.
+        let _ = write_atomically(&hashes_file, &hashes.encode());
+    }
+    let mut tree = Tree::empty();
+    tree.apply(0, &Toc { entries, frames: Vec::new() })?;
+    Ok(ContextTree { root, tree: Arc::new(tree), ignore, ignore_name })
+}
+
+fn write_atomically(path: &Path, data: &[u8]) -> std::io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    std::io::Write::write_all(&mut file, data)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}

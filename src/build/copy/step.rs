@@ -1,0 +1,157 @@
+//! The COPY, ADD and WORKDIR steps: from an operation and trees to the entries of a layer.
+
+use std::path::Path;
+
+use super::archive;
+use super::copier::{self, Rules};
+use super::select::{self, Filter, Match, Source};
+use super::staging::{Content, Staged, Staging};
+use super::view::{View, base_name, clean, display, join, resolve};
+use super::{CopyError, Opener};
+use crate::build::plan::{CopyOp, WorkdirOp};
+use crate::context::ignore::Ignore;
+use crate::context::pattern::has_wildcard;
+use crate::layer::{EntryKind, Metadata, Timestamp};
+
+/// One source pattern, resolved.
+pub(crate) struct Selected {
+    pub(crate) matches: Vec<Match>,
+    pub(crate) filter: Filter,
+}
+
+/// Finds what an operation copies from `source`.
+pub(crate) fn select(source: &impl Source, op: &CopyOp) -> Result<Vec<Selected>, CopyError> {
+    op.sources.iter().map(|pattern| select_one(source, op, pattern)).collect()
+}
+
+fn patterns(items: &[String]) -> Result<Option<Ignore>, CopyError> {
+    if items.is_empty() {
+        return Ok(None);
+    }
+    let ignore = Ignore::from_patterns("the pattern", items.iter().map(String::as_str))
+        .map_err(|error| CopyError::BadPattern { pattern: format!("{} ({error})", items.join(" ")) })?;
+    Ok(Some(ignore))
+}
+
+fn select_one(source: &impl Source, op: &CopyOp, pattern: &str) -> Result<Selected, CopyError> {
+    let exclude = patterns(&op.exclude)?;
+    if !op.parents {
+        let matches = select::matches(source, pattern.as_bytes())?;
+        // Without wildcards a source must exist.
+        for item in &matches {
+            if select::lookup(source, &item.path).is_none() {
+                return Err(CopyError::NotFound { path: pattern.to_owned() });
+            }
+        }
+        return Ok(Selected { matches, filter: Filter { include: None, exclude } });
+    }
+    // With --parents the pattern becomes a filter on everything below the pivot (`/./`), or below the root.
+    let (pivot, rest) = pattern.split_once("/./").unwrap_or(("", pattern));
+    let rest = clean(rest.as_bytes());
+    let pivot = clean(pivot.as_bytes());
+    if !has_wildcard(&pivot) && !has_wildcard(&rest) {
+        let path = resolve(source, b"", &join(&pivot, &rest), true)?;
+        if select::lookup(source, &path).is_none() {
+            return Err(CopyError::NotFound { path: pattern.to_owned() });
+        }
+    }
+    let include = if rest.is_empty() { None } else { patterns(&[display(&rest)])? };
+    let matches = select::matches(source, &pivot)?;
+    Ok(Selected { matches, filter: Filter { include, exclude } })
+}
+
+/// The digest of what is selected.
+pub(crate) fn digest(
+    source: &impl Source,
+    selected: &[Selected],
+) -> Result<crate::digest::Digest, CopyError> {
+    let mut encoder = crate::encoding::Encoder::new();
+    for one in selected {
+        let digest = select::digest(source, &one.matches, &one.filter, |path| CopyError::NotFound {
+            path: display(path),
+        })?;
+        encoder.digest(&digest);
+    }
+    Ok(crate::digest::Digest::of(encoder.finish()))
+}
+
+/// Works out what a COPY or ADD adds to `tree`. Archives are unpacked by way of the directory `spool`.
+pub(crate) fn copy(
+    tree: &impl View,
+    source: Option<(&impl Source, &dyn Opener)>,
+    op: &CopyOp,
+    rules: &Rules,
+    spool: &Path,
+) -> Result<Vec<(Vec<u8>, Staged)>, CopyError> {
+    let mut staging = Staging::new(tree);
+    let destination = op.destination.as_bytes();
+    if let Some((source, opener)) = source {
+        for one in select(source, op)? {
+            for item in &one.matches {
+                if op.unpack
+                    && archive::unpack(&mut staging, (source, opener), item, destination, rules, spool)?
+                {
+                    continue;
+                }
+                let resolved = copier::prepare(&mut staging, destination, rules)?;
+                copier::copy(&mut staging, source, item, &resolved, &one.filter, rules)?;
+            }
+        }
+    }
+    for (name, content) in &op.files {
+        let mut resolved = copier::prepare(&mut staging, destination, rules)?;
+        if select::lookup(&staging, &resolved).is_some_and(|node| node.is_directory()) {
+            resolved = join(&resolved, base_name(name.as_bytes()));
+            if select::lookup(&staging, &resolved).is_some_and(|node| node.is_directory()) {
+                return Err(CopyError::IsADirectory { path: display(&resolved) });
+            }
+        }
+        let metadata = Metadata { mode: 0o644, mtime: rules.now, ..Metadata::default() };
+        let mut staged = Staged::file(metadata, content.clone());
+        staged.node.metadata = rules.apply(&staged.node);
+        staging.add(resolved, staged);
+    }
+    Ok(staging.finish())
+}
+
+/// Works out what a WORKDIR adds to `tree`: the directory and its missing parents, owned by `owner`.
+pub(crate) fn workdir(
+    tree: &impl View,
+    op: &WorkdirOp,
+    owner: (u32, u32),
+    now: Timestamp,
+) -> Result<Vec<(Vec<u8>, Staged)>, CopyError> {
+    let mut staging = Staging::new(tree);
+    let rules = Rules { owner: Some(owner), chmod: None, now, epoch: None };
+    staging.make_directories(op.path.as_bytes(), rules.new_directory())?;
+    Ok(staging.finish())
+}
+
+/// The reader for the content of a staged entry.
+pub(crate) fn open_content(
+    staged: &Staged,
+    opener: Option<&dyn Opener>,
+) -> Result<Box<dyn std::io::Read + Send>, CopyError> {
+    use std::io::{Cursor, Read, Seek, SeekFrom};
+    let size = match staged.node.kind {
+        EntryKind::File { size, .. } => size,
+        _ => 0,
+    };
+    Ok(match &staged.content {
+        Content::None => Box::new(std::io::empty()),
+        Content::Bytes(bytes) => Box::new(Cursor::new(bytes.clone())),
+        Content::Source { path } => match opener {
+            Some(opener) => opener.open(path)?,
+            None => return Err(CopyError::NotFound { path: display(path) }),
+        },
+        Content::Spooled { file, offset } => {
+            let open = || {
+                let mut spool = fs_err::File::open(file)?;
+                spool.seek(SeekFrom::Start(*offset))?;
+                Ok(spool.take(size))
+            };
+            let failed = |source| CopyError::Io { path: file.display().to_string(), source };
+            Box::new(open().map_err(failed)?)
+        }
+    })
+}

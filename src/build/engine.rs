@@ -1,0 +1,312 @@
+//! The engine: what every build on this machine uses, and a build from top to bottom.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OnceCell, Semaphore};
+
+use super::error::BuildError;
+use super::export::{self, Exported};
+use super::inputs::Inputs;
+use super::layers::Layers;
+use super::options::BuildRequest;
+use super::plan::Draft;
+use super::solve::{Progress, Solver};
+use crate::digest::Digest;
+use crate::dockerfile;
+use crate::event::{Event, Events, StepId, StepOutcome, Summary};
+use crate::exec::{CancelToken, Executor};
+use crate::image::Descriptor;
+use crate::layer::Timestamp;
+use crate::record::{Bundle, BundleName, Key, Preimage, Value};
+use crate::registry;
+use crate::store::Cache;
+
+/// How often a build is begun again because the cache lost something in the middle of it.
+const ATTEMPTS_MAX: u32 = 4;
+
+/// Blocking jobs under way at once. Far more than any build has; it only makes them countable.
+const JOBS_MAX: u32 = 4096;
+
+/// How often a build looks whether it is to end.
+const CANCEL_POLL: Duration = Duration::from_millis(20);
+
+/// How files and owners are handled on this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ownership {
+    /// Inside a user namespace: overlayfs keeps its marks in `user.*` attributes.
+    pub user_namespace: bool,
+    /// Only one id is mapped: files cannot be given to anybody else, so layers' owners are not applied to disk, and
+    /// what commands make belongs to root in the image.
+    pub single_id: bool,
+}
+
+/// Everything that builds need.
+#[derive(Clone)]
+pub struct Engine {
+    /// The local store, with a remote one behind it or not.
+    pub cache: Cache,
+    /// Runs commands; or why nothing can run them here.
+    pub executor: Result<Arc<dyn Executor>, String>,
+    /// Talks to registries.
+    pub registry: registry::Client,
+    /// Takes the events.
+    pub events: Events,
+    /// Tells the time.
+    pub clock: fn() -> Timestamp,
+    /// How files and owners are handled.
+    pub ownership: Ownership,
+    /// Ends the build early.
+    pub cancel: CancelToken,
+    /// How long a build waits at its end for what is still being sent to the remote store.
+    pub upload_grace: Duration,
+    jobs: Arc<Semaphore>,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("cache", &self.cache).field("executor", &self.executor).finish_non_exhaustive()
+    }
+}
+
+/// What a build resulted in.
+#[derive(Debug, Clone)]
+pub struct BuildOutcome {
+    /// The manifest; `None` if no image was asked for (`type=local`, `type=tar`, a dry run).
+    pub manifest: Option<Descriptor>,
+    /// The digest of the image's configuration.
+    pub config: Option<Digest>,
+    /// The figures.
+    pub summary: Summary,
+    /// With a dry run: how many steps would run.
+    pub would_run: u32,
+    /// Every step, in the order of the plan.
+    pub steps: Vec<StepReport>,
+}
+
+/// One step of a build that was done.
+#[derive(Debug, Clone)]
+pub struct StepReport {
+    /// Its name.
+    pub name: String,
+    /// What it is keyed on; `None` if that depends on a step that would run.
+    pub preimage: Option<Preimage>,
+    /// How it ended.
+    pub outcome: StepOutcome,
+}
+
+impl Engine {
+    /// An engine.
+    pub fn new(
+        cache: Cache,
+        executor: Result<Arc<dyn Executor>, String>,
+        registry: registry::Client,
+        events: Events,
+        clock: fn() -> Timestamp,
+        ownership: Ownership,
+        cancel: CancelToken,
+    ) -> Self {
+        Self {
+            cache,
+            executor,
+            registry,
+            events,
+            clock,
+            ownership,
+            cancel,
+            upload_grace: Duration::from_secs(60),
+            jobs: Arc::new(Semaphore::new(JOBS_MAX as usize)),
+        }
+    }
+
+    /// The time.
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    /// Runs `work` on a thread that may block. [`Engine::build`] does not return before it has ended, whatever else
+    /// fails: it may hold mounts and processes.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, BuildError> + Send + 'static,
+    ) -> Result<T, BuildError> {
+        let permit = Arc::clone(&self.jobs).acquire_owned().await;
+        let task = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work()
+        });
+        match task.await {
+            Ok(result) => result,
+            Err(error) => Err(BuildError::cache("a worker thread", error)),
+        }
+    }
+
+    /// Completes when the build is to end early.
+    async fn cancelled(&self) {
+        // The token belongs to the executor, which polls it; here a look every now and then is soon enough.
+        while !self.cancel.is_cancelled() {
+            tokio::time::sleep(CANCEL_POLL).await;
+        }
+    }
+
+    /// Builds.
+    pub async fn build(&self, request: &BuildRequest) -> Result<BuildOutcome, BuildError> {
+        let started = Instant::now();
+        let result = tokio::select! {
+            result = self.attempts(request, started) => result,
+            () = self.cancelled() => Err(BuildError::Cancelled),
+        };
+        if result.is_err() {
+            // The other steps that run are of no use any more.
+            self.cancel.cancel();
+        }
+        let _ = self.jobs.acquire_many(JOBS_MAX).await;
+        match result {
+            // A step that was ended because the build was cancelled did not fail by itself.
+            Ok(outcome) => Ok(outcome),
+            Err(error) => {
+                // What finished steps made is kept for the next try, and for others.
+                self.cache.flush(self.upload_grace).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn attempts(&self, request: &BuildRequest, started: Instant) -> Result<BuildOutcome, BuildError> {
+        let mut distrusted = HashSet::new();
+        for _ in 1..ATTEMPTS_MAX {
+            match self.attempt(request, &distrusted, started).await {
+                Err(BuildError::Lost { digest, keys }) if !keys.is_empty() => {
+                    let message =
+                        format!("{digest} is gone from the cache; the steps that need it are done again");
+                    self.events.emit(Event::Warning { message });
+                    distrusted.extend(keys);
+                }
+                other => return other,
+            }
+        }
+        self.attempt(request, &distrusted, started).await
+    }
+
+    /// A build, from top to bottom.
+    async fn attempt(
+        &self,
+        request: &BuildRequest,
+        distrusted: &HashSet<Key>,
+        started: Instant,
+    ) -> Result<BuildOutcome, BuildError> {
+        let dockerfile = dockerfile::parse(&request.dockerfile.name, &request.dockerfile.text)?;
+        for warning in &dockerfile.warnings {
+            if !dockerfile.directives.check.skips(warning.rule) {
+                let message =
+                    format!("{}:{}: {} ({})", dockerfile.name, warning.lines, warning.message, warning.rule);
+                self.events.emit(Event::Warning { message });
+            }
+        }
+        let mut draft = Draft::new(&dockerfile, request)?;
+        let images = Inputs::resolve(self, &dockerfile, &mut draft).await?;
+        let plan = draft.lower()?;
+        self.events.emit(Event::Planned { steps: plan.names.clone() });
+        let inputs = Inputs::new(&plan, images, request);
+        let layers = Layers::new(self)?;
+        let bundle_name = bundle_name(request);
+        let before = self.cache.bundle(&bundle_name).await.unwrap_or_default();
+        let solver = Solver {
+            engine: self,
+            request,
+            dockerfile: &dockerfile,
+            plan: &plan,
+            inputs: &inputs,
+            layers: &layers,
+            distrusted,
+            before: &before,
+            stages: plan.stages.iter().map(|_| OnceCell::new()).collect(),
+            progress: Progress::default(),
+        };
+        let solved = solver.solve().await?;
+        let progress = std::mem::take(&mut { solver }.progress);
+        let exported = match &solved {
+            Some(chain) => export::export(self, request, &plan, &inputs, &layers, chain).await?,
+            None => Exported::default(),
+        };
+        if solved.is_some() {
+            let bundle = progress.bundle();
+            if bundle != before {
+                let published = self.cache.publish_bundle(&bundle_name, bundle).await;
+                published.map_err(|error| BuildError::cache("storing the build's records", error))?;
+            }
+        }
+        self.cache.flush(self.upload_grace).await;
+        let transferred = self.cache.stats();
+        let summary = Summary {
+            cached: progress.cached.into_inner(),
+            ran: progress.ran.into_inner(),
+            elapsed: started.elapsed(),
+            saved: Duration::from_millis(progress.saved_ms.into_inner()),
+            downloaded: transferred.downloaded + inputs.downloaded(),
+            uploaded: transferred.uploaded + exported.uploaded,
+        };
+        self.events.emit(Event::Finished(summary.clone()));
+        let mut steps: Vec<(StepId, StepReport)> = progress
+            .keyed
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .into_iter()
+            .map(|(id, preimage, outcome)| {
+                let name = plan.names.get(id.0 as usize).cloned().unwrap_or_default();
+                (id, StepReport { name, preimage, outcome })
+            })
+            .collect();
+        steps.sort_by_key(|(id, _)| *id);
+        Ok(BuildOutcome {
+            manifest: exported.manifest,
+            config: exported.config,
+            summary,
+            would_run: progress.would_run.into_inner(),
+            steps: steps.into_iter().map(|(_, step)| step).collect(),
+        })
+    }
+}
+
+impl Progress {
+    /// The records that the build used, in the order of the plan.
+    fn bundle(&self) -> Bundle {
+        let mut records =
+            self.records.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        records.sort_by_key(|(id, _)| *id);
+        Bundle { steps: records.into_iter().map(|(_, step)| step).collect() }
+    }
+}
+
+/// What tells one build from another, from run to run: the Dockerfile's name, the context, the target, the platform.
+fn bundle_name(request: &BuildRequest) -> BundleName {
+    let mut preimage = Preimage::default();
+    let text = |text: Option<String>| Value::Text(text.unwrap_or_default());
+    let base = |path: &str| PathBuf::from(path).file_name().map(|name| name.to_string_lossy().into_owned());
+    let tags: Vec<String> = request
+        .tags
+        .iter()
+        .map(|tag| format!("{}/{}", tag.registry(), tag.repository()))
+        .collect();
+    preimage
+        .add("kind", "bundle")
+        .add("dockerfile", text(base(&request.dockerfile.name)))
+        .add("stages", stage_names(&request.dockerfile.text))
+        .add("tags", tags)
+        .add("target", text(request.target.clone()))
+        .add("platform", text(request.platform.as_ref().map(ToString::to_string)));
+    BundleName(preimage.key().0)
+}
+
+/// The FROM lines of a Dockerfile: what a checkout in another directory has in common with this one.
+fn stage_names(text: &[u8]) -> Value {
+    let text = String::from_utf8_lossy(text);
+    let lines = text.lines().map(str::trim).filter(|line| {
+        line.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("from ") || start.eq_ignore_ascii_case("from\t"))
+    });
+    Value::List(lines.map(|line| Value::Text(line.to_owned())).collect())
+}
+

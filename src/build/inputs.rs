@@ -1,0 +1,292 @@
+//! What a build takes from outside: images, resolved and indexed, and directory contexts, scanned.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::future::try_join_all;
+use tokio::sync::OnceCell;
+
+use super::chain::{Chain, ChainLayer};
+use super::contexts::{self, ContextTree};
+use super::engine::Engine;
+use super::error::BuildError;
+use super::layers::Layers;
+use super::options::{BuildRequest, ContextSource};
+use super::plan::{Draft, ImageSpec, Plan, SourceSpec};
+use crate::digest::Digest;
+use crate::dockerfile::Dockerfile;
+use crate::event::{Event, StepId};
+use crate::hint::Hint as _;
+use crate::layer::{LayerDescriptor, MediaType};
+use crate::record::{Preimage, Record};
+use crate::registry::{
+    ArchiveSource, ImageSource, LayoutReference, LayoutReferenceError, OciLayoutSource, RegistrySource, ResolvedImage};
+
+/// A tree that a step reads besides the one that it starts from.
+#[derive(Debug, Clone)]
+pub(crate) enum InputTree {
+    /// Nothing.
+    Empty,
+    /// Another stage, or an image.
+    Chain(Arc<Chain>),
+    /// A directory.
+    Directory(Arc<ContextTree>),
+}
+
+impl InputTree {
+    /// Whether there is nothing at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+}
+
+/// A resolved image.
+#[derive(Debug, Clone)]
+pub(crate) struct ImageInput {
+    pub(crate) source: Arc<dyn ImageSource>,
+    pub(crate) image: Arc<ResolvedImage>,
+}
+
+/// What the steps of one build take from outside.
+#[derive(Debug)]
+pub(crate) struct Inputs {
+    images: HashMap<usize, ImageInput>,
+    contexts: Vec<OnceCell<Arc<ContextTree>>>,
+    chains: Vec<OnceCell<Arc<Chain>>>,
+    context: ContextSource,
+    ignore: Option<(String, Vec<u8>)>,
+    downloaded: Arc<AtomicU64>,
+}
+
+impl Inputs {
+    /// Resolves the images that `draft` needs, round by round, because triggers of one may name another.
+    pub(crate) async fn resolve(
+        engine: &Engine,
+        dockerfile: &Dockerfile,
+        draft: &mut Draft<'_>,
+    ) -> Result<HashMap<usize, ImageInput>, BuildError> {
+        let mut images = HashMap::new();
+        loop {
+            let wanted: Vec<(usize, SourceSpec)> =
+                draft.unresolved().into_iter().map(|(number, spec)| (number, spec.clone())).collect();
+            let resolved = try_join_all(wanted.iter().map(|(number, spec)| {
+                let (lines, _) = draft.place_of(*number);
+                let place = format!("{}:{lines}", dockerfile.name);
+                async move { Ok::<_, BuildError>((*number, resolve_image(engine, spec, place).await?)) }
+            }))
+            .await?;
+            for (number, input) in resolved {
+                if let Some(input) = input {
+                    draft.resolve(number, input.image.config.clone());
+                    images.insert(number, input);
+                }
+            }
+            if !draft.add_triggers()? {
+                return Ok(images);
+            }
+        }
+    }
+
+    pub(crate) fn new(plan: &Plan, images: HashMap<usize, ImageInput>, request: &BuildRequest) -> Self {
+        Self {
+            images,
+            contexts: plan.sources.iter().map(|_| OnceCell::new()).collect(),
+            chains: plan.sources.iter().map(|_| OnceCell::new()).collect(),
+            context: request.context.clone(),
+            ignore: request.dockerfile.ignore.clone(),
+            downloaded: Arc::default(),
+        }
+    }
+
+    /// Bytes fetched from registries.
+    pub(crate) fn downloaded(&self) -> u64 {
+        self.downloaded.load(Ordering::Relaxed)
+    }
+
+    /// The image number `source`, if it is one.
+    pub(crate) fn image(&self, source: usize) -> Option<&ImageInput> {
+        self.images.get(&source)
+    }
+
+    /// The tree of source number `source`.
+    pub(crate) async fn tree(
+        &self,
+        engine: &Engine,
+        layers: &Layers,
+        plan: &Plan,
+        source: usize,
+        step: StepId,
+    ) -> Result<InputTree, BuildError> {
+        let root = match &plan.sources[source] {
+            SourceSpec::Image { .. } => {
+                return Ok(InputTree::Chain(self.chain(engine, layers, source, step).await?));
+            }
+            SourceSpec::Context => match &self.context {
+                ContextSource::Empty => return Ok(InputTree::Empty),
+                ContextSource::Directory(root) => root.clone(),
+            },
+            SourceSpec::Directory(root) => root.clone(),
+        };
+        let is_main = plan.sources[source] == SourceSpec::Context;
+        let context =
+            self.contexts[source].get_or_try_init(|| self.scan(engine, plan, source, root, is_main)).await?;
+        Ok(InputTree::Directory(Arc::clone(context)))
+    }
+
+    async fn scan(
+        &self,
+        engine: &Engine,
+        plan: &Plan,
+        source: usize,
+        root: PathBuf,
+        is_main: bool,
+    ) -> Result<Arc<ContextTree>, BuildError> {
+        let wanted = contexts::wanted(plan, source);
+        let ignore = self.ignore.clone().filter(|_| is_main);
+        let hashes = engine.cache.local().state_dir("contexts");
+        let hashes = hashes.map_err(|error| BuildError::cache("opening the local cache", error))?;
+        let now = engine.now();
+        let loaded = engine
+            .blocking(move || {
+                contexts::load(&root, ignore.as_ref(), &wanted, &hashes, now)
+                    .map_err(|error| BuildError::cache("reading the build context", error))
+            })
+            .await?;
+        Ok(Arc::new(loaded))
+    }
+
+    /// The chain of the image number `source`, indexed once for everybody.
+    pub(crate) async fn chain(
+        &self,
+        engine: &Engine,
+        layers: &Layers,
+        source: usize,
+        step: StepId,
+    ) -> Result<Arc<Chain>, BuildError> {
+        let Some(input) = self.images.get(&source) else { return Ok(Chain::empty()) };
+        let chain = self.chains[source].get_or_try_init(|| self.index(engine, layers, input, step)).await?;
+        Ok(Arc::clone(chain))
+    }
+
+    async fn index(
+        &self,
+        engine: &Engine,
+        layers: &Layers,
+        input: &ImageInput,
+        step: StepId,
+    ) -> Result<Arc<Chain>, BuildError> {
+        let image = &input.image;
+        for layer in &image.manifest.layers {
+            layers.add_foreign(layer.clone(), Arc::clone(&input.source));
+        }
+        let mut preimage = Preimage::default();
+        let blobs: Vec<Digest> = image.manifest.layers.iter().map(|layer| layer.digest).collect();
+        preimage.add("kind", "image-index").add("layers", blobs);
+        if let Some(hit) = engine.cache.lookup(&preimage.key()).await
+            && hit.record.layers.len() == image.manifest.layers.len()
+        {
+            let key = preimage.key();
+            let mut chain = Chain::empty();
+            for descriptor in hit.record.layers {
+                let layer = ChainLayer { descriptor, created: None, key: Some(key) };
+                chain = chain.with(layer, hit.record.tree);
+            }
+            return Ok(chain);
+        }
+        let started = std::time::Instant::now();
+        let created = engine.now();
+        let indexed: Vec<LayerDescriptor> = try_join_all(image.manifest.layers.iter().map(|layer| {
+            let status = format!("indexing {}", layer.digest.short());
+            engine.events.emit(Event::StepStatus { step, status });
+            layers.index_foreign(engine, layer, step, &self.downloaded)
+        }))
+        .await
+        .map_err(|error| match error {
+            BuildError::Image { place, source, hint, .. } => {
+                BuildError::Image { place, image: image.name.clone(), source, hint }
+            }
+            other => other,
+        })?;
+        for (descriptor, expected) in indexed.iter().zip(&image.config.rootfs.diff_ids) {
+            if descriptor.diff_id != *expected {
+                let message = format!(
+                    "its layer {} has diff ID {}, its configuration says {expected}",
+                    descriptor.digest, descriptor.diff_id
+                );
+                return Err(image_error(String::new(), &image.name, message, None));
+            }
+        }
+        let mut tree = crate::tree::Tree::empty();
+        let mut chain = Chain::empty();
+        for (number, descriptor) in indexed.iter().enumerate() {
+            let toc = layers.toc(engine, descriptor).await?;
+            tree.apply(u32::try_from(number).unwrap_or(u32::MAX), &toc)
+                .map_err(|error| image_error(String::new(), &image.name, error.to_string(), None))?;
+            let layer = ChainLayer { descriptor: *descriptor, created: None, key: None };
+            chain = chain.with(layer, tree.digest());
+            let _ = chain.tree.set(Arc::new(tree.clone()));
+        }
+        let record = Record {
+            scope: engine.cache.write_scope().clone(),
+            preimage,
+            layers: indexed,
+            tree: chain.digest,
+            created,
+            duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            builder: concat!("crossdock ", env!("CARGO_PKG_VERSION")).to_owned(),
+            log: None,
+            foreign: true,
+        };
+        let published = engine.cache.publish(record, false).await;
+        published.map_err(|error| BuildError::cache("storing the index of a base image", error))?;
+        Ok(chain)
+    }
+}
+
+fn image_error(place: String, image: &str, message: String, hint: Option<String>) -> BuildError {
+    BuildError::Image { place, image: image.to_owned(), source: message.into(), hint }
+}
+
+async fn resolve_image(
+    engine: &Engine,
+    spec: &SourceSpec,
+    place: String,
+) -> Result<Option<ImageInput>, BuildError> {
+    let SourceSpec::Image { image, platform } = spec else { return Ok(None) };
+    let name = match image {
+        ImageSpec::Registry(reference) => reference.familiar(),
+        ImageSpec::Layout(location) => format!("oci-layout://{location}"),
+        ImageSpec::Archive(path) => path.display().to_string(),
+    };
+    let failed = |error: crate::registry::SourceError| {
+        let hint = error.hint();
+        BuildError::Image { place: place.clone(), image: name.clone(), source: Box::new(error), hint }
+    };
+    let source: Arc<dyn ImageSource> = match image {
+        ImageSpec::Registry(reference) => {
+            Arc::new(RegistrySource::new(engine.registry.clone(), reference.clone()))
+        }
+        ImageSpec::Layout(location) => {
+            let reference: LayoutReference = location
+                .parse()
+                .map_err(|error: LayoutReferenceError| image_error(place.clone(), &name, error.to_string(), None))?;
+            Arc::new(OciLayoutSource::new(reference))
+        }
+        ImageSpec::Archive(path) => {
+            let spool = engine.cache.local().state_dir("archives");
+            let spool = spool.map_err(|error| BuildError::cache("opening the local cache", error))?;
+            Arc::new(ArchiveSource::open(path, None, &spool).await.map_err(failed)?)
+        }
+    };
+    let resolved = source.resolve(platform).await.map_err(failed)?;
+    for layer in &resolved.manifest.layers {
+        if MediaType::parse(&layer.media_type).is_none() {
+            let message =
+                format!("its layer {} has the unknown media type `{}`", layer.digest, layer.media_type);
+            return Err(image_error(place, &name, message, None));
+        }
+    }
+    Ok(Some(ImageInput { source, image: Arc::new(resolved) }))
+}

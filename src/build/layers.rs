@@ -1,0 +1,443 @@
+//! Layers at work: fetched, indexed, unpacked for commands, read for copies, written from what steps made.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::OnceCell;
+
+use super::chain::{Chain, ChainLayer};
+use super::copy::staging::Staged;
+use super::copy::view::display;
+use super::copy::{CopyError, Opener};
+use super::engine::Engine;
+use super::error::BuildError;
+use super::inputs::InputTree;
+use crate::digest::Digest;
+use crate::event::{Event, StepId};
+use crate::hint::Hint as _;
+use crate::image::Descriptor;
+use crate::layer::{
+    self, Compression, FinishedLayer, LayerDescriptor, LayerOptions, LayerWriter, MediaType, ScanOptions, Toc, UnpackOptions,
+    Unpacker, Whiteouts,
+};
+use crate::record::{Preimage, Record};
+use crate::registry::ImageSource;
+use crate::tree::Tree;
+
+/// The largest table of contents that is read: some millions of entries.
+pub(crate) const TOC_BYTES_MAX: u64 = 1 << 30;
+
+/// A layer may unpack to at most this many bytes: more is taken for a decompression bomb.
+const RAW_BYTES_MAX: u64 = 1 << 40;
+
+/// The layers that one build works with.
+#[derive(Debug)]
+pub(crate) struct Layers {
+    /// Layers of base images, which are fetched from where the image is.
+    foreign: Mutex<HashMap<Digest, (Descriptor, Arc<dyn ImageSource>)>>,
+    tocs: Mutex<HashMap<Digest, Arc<Toc>>>,
+    unpacked: Mutex<HashMap<Digest, Arc<OnceCell<PathBuf>>>>,
+    unpacked_root: PathBuf,
+}
+
+impl Layers {
+    pub(crate) fn new(engine: &Engine) -> Result<Self, BuildError> {
+        let name = if engine.ownership.user_namespace { "unpacked-user" } else { "unpacked" };
+        let unpacked_root =
+            engine.cache.local().state_dir(name).map_err(|error| BuildError::cache("opening the local cache", error))?;
+        Ok(Self {
+            foreign: Mutex::default(),
+            tocs: Mutex::default(),
+            unpacked: Mutex::default(),
+            unpacked_root,
+        })
+    }
+
+    /// Says where a base image's layer can be had.
+    pub(crate) fn add_foreign(&self, layer: Descriptor, source: Arc<dyn ImageSource>) {
+        lock(&self.foreign).insert(layer.digest, (layer, source));
+    }
+
+    /// Where a base image's layer can be had.
+    pub(crate) fn foreign(&self, digest: &Digest) -> Option<(Descriptor, Arc<dyn ImageSource>)> {
+        lock(&self.foreign).get(digest).cloned()
+    }
+
+    /// The table of contents of a layer.
+    pub(crate) async fn toc(&self, engine: &Engine, layer: &LayerDescriptor) -> Result<Arc<Toc>, BuildError> {
+        if let Some(toc) = lock(&self.tocs).get(&layer.toc) {
+            return Ok(Arc::clone(toc));
+        }
+        let lost = || BuildError::Lost { digest: layer.toc, keys: Vec::new() };
+        let bytes = engine.cache.read_blob(&layer.toc, TOC_BYTES_MAX).await.ok_or_else(lost)?;
+        let toc = Toc::decode(&bytes).map_err(|error| BuildError::cache("reading a layer's contents", error))?;
+        let toc = Arc::new(toc);
+        lock(&self.tocs).insert(layer.toc, Arc::clone(&toc));
+        Ok(toc)
+    }
+
+    /// The merged tree of a chain.
+    pub(crate) async fn tree(&self, engine: &Engine, chain: &Arc<Chain>) -> Result<Arc<Tree>, BuildError> {
+        let mut above: Vec<&Arc<Chain>> = Vec::new();
+        let mut here = chain;
+        let mut tree = loop {
+            if let Some(tree) = here.tree.get() {
+                break Arc::clone(tree);
+            }
+            above.push(here);
+            match here.split() {
+                Some((parent, _)) => here = parent,
+                None => break Arc::new(Tree::empty()),
+            }
+        };
+        while let Some(next) = above.pop() {
+            let Some((_, layer)) = next.split() else { continue };
+            let number = u32::try_from(chain.layers().len() - above.len() - 1).unwrap_or(u32::MAX);
+            let toc = self.toc(engine, &layer.descriptor).await.map_err(|error| with_key(error, layer))?;
+            let mut merged = (*tree).clone();
+            merged.apply(number, &toc).map_err(|error| BuildError::cache("merging layers", error))?;
+            tree = Arc::new(merged);
+            let _ = next.tree.set(Arc::clone(&tree));
+        }
+        Ok(tree)
+    }
+
+    /// The tree of an input.
+    pub(crate) async fn input_tree(&self, engine: &Engine, input: &InputTree) -> Result<Arc<Tree>, BuildError> {
+        match input {
+            InputTree::Empty => Ok(Arc::new(Tree::empty())),
+            InputTree::Chain(chain) => self.tree(engine, chain).await,
+            InputTree::Directory(context) => Ok(Arc::clone(&context.tree)),
+        }
+    }
+
+    /// The blob of a layer, on this machine: from the cache, or, for a base image's layer, from its registry.
+    pub(crate) async fn blob(&self, engine: &Engine, layer: &ChainLayer) -> Result<PathBuf, BuildError> {
+        let descriptor = &layer.descriptor;
+        if let Some(path) = engine.cache.blob_file(&descriptor.digest, descriptor.size).await {
+            return Ok(path);
+        }
+        if let Some((foreign, source)) = self.foreign(&descriptor.digest) {
+            return fetch(engine, &foreign, &*source, None, &AtomicU64::new(0)).await;
+        }
+        Err(BuildError::Lost { digest: descriptor.digest, keys: layer.key.into_iter().collect() })
+    }
+
+    /// Fetches a base image's layer, finds out what is in it, and unpacks it on the way: one pass over the bytes.
+    pub(crate) async fn index_foreign(
+        &self,
+        engine: &Engine,
+        layer: &Descriptor,
+        step: StepId,
+        downloaded: &AtomicU64,
+    ) -> Result<LayerDescriptor, BuildError> {
+        let mut preimage = Preimage::default();
+        preimage.add("kind", "layer-index").add("layer", layer.digest);
+        if let Some(hit) = engine.cache.lookup(&preimage.key()).await
+            && let [descriptor] = hit.record.layers[..]
+        {
+            return Ok(descriptor);
+        }
+        let started = std::time::Instant::now();
+        let created = engine.now();
+        let media_type = MediaType::parse(&layer.media_type).unwrap_or(MediaType::Gzip);
+        let path = match engine.cache.blob_file(&layer.digest, layer.size).await {
+            Some(path) => path,
+            None => {
+                let Some((foreign, source)) = self.foreign(&layer.digest) else {
+                    return Err(BuildError::Lost { digest: layer.digest, keys: Vec::new() });
+                };
+                fetch(engine, &foreign, &*source, Some(step), downloaded).await?
+            }
+        };
+        engine.events.emit(Event::StepStatus { step, status: format!("unpacking {}", layer.digest.short()) });
+        let (size, digest) = (layer.size, layer.digest);
+        let ownership = engine.ownership;
+        let local = engine.cache.local().clone();
+        let root = self.unpacked_root.clone();
+        let (descriptor, toc) = engine
+            .blocking(move || {
+                let failed = |error: layer::LayerError| {
+                    let hint = error.hint();
+                    BuildError::Image { place: String::new(), image: String::new(), source: Box::new(error), hint }
+                };
+                let io = |error: std::io::Error| BuildError::cache("unpacking a layer", error);
+                let file = fs_err::File::open(&path).map_err(io)?;
+                let directory = local.tmp_dir().map_err(|error| BuildError::cache("unpacking a layer", error))?;
+                let target = directory.path().join("fs");
+                fs_err::create_dir(&target).map_err(io)?;
+                let mut unpacker = Unpacker::new(File::open(&target).map_err(io)?, unpack_options(ownership)).map_err(failed)?;
+                let scanned = layer::scan(file, &scan_options(), &mut unpacker).map_err(failed)?;
+                unpacker.finish().map_err(failed)?;
+                if scanned.digest != digest {
+                    return Err(BuildError::Lost { digest, keys: Vec::new() });
+                }
+                let toc_bytes = scanned.toc.encode();
+                let toc_digest = local
+                    .store_bytes(toc_bytes)
+                    .map_err(|error| BuildError::cache("storing a layer's contents", error))?;
+                keep_unpacked(&target, &root, &scanned.diff_id).map_err(io)?;
+                let descriptor =
+                    LayerDescriptor { diff_id: scanned.diff_id, digest, size, media_type, toc: toc_digest };
+                Ok((descriptor, scanned.toc))
+            })
+            .await?;
+        lock(&self.tocs).insert(descriptor.toc, Arc::new(toc));
+        let record = Record {
+            scope: engine.cache.write_scope().clone(),
+            preimage,
+            layers: vec![descriptor],
+            tree: descriptor.diff_id,
+            created,
+            duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            builder: concat!("crossdock ", env!("CARGO_PKG_VERSION")).to_owned(),
+            log: None,
+            foreign: true,
+        };
+        let published = engine.cache.publish(record, false).await;
+        published.map_err(|error| BuildError::cache("storing the index of a base image", error))?;
+        Ok(descriptor)
+    }
+
+    /// The directory with a layer unpacked for overlayfs.
+    pub(crate) async fn unpacked(&self, engine: &Engine, layer: &ChainLayer) -> Result<PathBuf, BuildError> {
+        let diff_id = layer.descriptor.diff_id;
+        let cell = Arc::clone(lock(&self.unpacked).entry(diff_id).or_default());
+        let path = cell.get_or_try_init(|| self.unpack(engine, layer)).await?;
+        Ok(path.clone())
+    }
+
+    async fn unpack(&self, engine: &Engine, layer: &ChainLayer) -> Result<PathBuf, BuildError> {
+        let final_path = self.unpacked_root.join(layer.descriptor.diff_id.hex());
+        if final_path.join("fs").is_dir() {
+            return Ok(final_path.join("fs"));
+        }
+        // Another build on this machine may be unpacking it: waiting is cheaper than doing it twice.
+        let name = format!("unpack-{}", layer.descriptor.diff_id.hex());
+        let local = engine.cache.local().clone();
+        let _lock = local.lock(&name).await.map_err(|error| BuildError::cache("locking a layer", error))?;
+        if final_path.join("fs").is_dir() {
+            return Ok(final_path.join("fs"));
+        }
+        let path = self.blob(engine, layer).await?;
+        let (diff_id, digest) = (layer.descriptor.diff_id, layer.descriptor.digest);
+        let keys: Vec<_> = layer.key.into_iter().collect();
+        let ownership = engine.ownership;
+        let root = self.unpacked_root.clone();
+        engine
+            .blocking(move || {
+                let failed = |error: layer::LayerError| BuildError::cache("unpacking a layer", error);
+                let io = |error: std::io::Error| BuildError::cache("unpacking a layer", error);
+                let file = fs_err::File::open(&path).map_err(io)?;
+                let directory = local.tmp_dir().map_err(|error| BuildError::cache("unpacking a layer", error))?;
+                let target = directory.path().join("fs");
+                fs_err::create_dir(&target).map_err(io)?;
+                let mut unpacker = Unpacker::new(File::open(&target).map_err(io)?, unpack_options(ownership)).map_err(failed)?;
+                let scanned = layer::scan(file, &scan_options(), &mut unpacker).map_err(failed)?;
+                unpacker.finish().map_err(failed)?;
+                if scanned.digest != digest || scanned.diff_id != diff_id {
+                    return Err(BuildError::Lost { digest, keys });
+                }
+                keep_unpacked(&target, &root, &diff_id).map_err(io)
+            })
+            .await
+    }
+
+    /// The directories of a chain's layers, topmost first, unpacked.
+    pub(crate) async fn lowers(&self, engine: &Engine, chain: &Arc<Chain>) -> Result<Vec<PathBuf>, BuildError> {
+        let layers = chain.layers();
+        let unpacked = layers.iter().rev().map(|layer| self.unpacked(engine, layer));
+        futures_util::future::try_join_all(unpacked).await
+    }
+
+    /// Where unpacked layers are kept.
+    pub(crate) fn unpacked_root(&self) -> PathBuf {
+        self.unpacked_root.clone()
+    }
+
+    /// Opens the files of an input, unpacking what is needed for it.
+    pub(crate) async fn opener(&self, engine: &Engine, input: &InputTree) -> Result<InputFiles, BuildError> {
+        Ok(match input {
+            InputTree::Empty => InputFiles::Empty,
+            InputTree::Directory(context) => InputFiles::Directory(context.root.clone()),
+            InputTree::Chain(chain) => {
+                let tree = self.tree(engine, chain).await?;
+                let mut lowers = self.lowers(engine, chain).await?;
+                lowers.reverse();
+                InputFiles::Layers { tree, lowers }
+            }
+        })
+    }
+
+    /// Reads a small file of a chain's tree, links followed; nothing if there is none.
+    pub(crate) async fn read_small(
+        &self,
+        engine: &Engine,
+        chain: &Arc<Chain>,
+        path: &str,
+    ) -> Result<Vec<u8>, BuildError> {
+        let tree = self.tree(engine, chain).await?;
+        let Ok(resolved) = tree.resolve(path.as_bytes(), true) else { return Ok(Vec::new()) };
+        let (Some(node), path) = (resolved.node, resolved.path) else { return Ok(Vec::new()) };
+        if node.content().is_none() {
+            return Ok(Vec::new());
+        }
+        let layers = chain.layers();
+        let Some(layer) = layers.get(node.origin.layer as usize) else { return Ok(Vec::new()) };
+        let lower = self.unpacked(engine, layer).await?;
+        let mut content = Vec::new();
+        let read = File::open(lower.join(std::ffi::OsStr::from_bytes(&path)))
+            .and_then(|file| file.take(USER_FILE_MAX).read_to_end(&mut content));
+        read.map_err(|error| BuildError::cache(format!("reading /{}", display(&path)), error))?;
+        Ok(content)
+    }
+}
+
+/// More of a user database is not read; the resolver refuses it.
+const USER_FILE_MAX: u64 = 32 << 20;
+
+/// Adds the record that a chain's layer came from to a loss.
+pub(crate) fn with_key(error: BuildError, layer: &ChainLayer) -> BuildError {
+    match error {
+        BuildError::Lost { digest, mut keys } => {
+            keys.extend(layer.key);
+            BuildError::Lost { digest, keys }
+        }
+        other => other,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn unpack_options(ownership: super::engine::Ownership) -> UnpackOptions {
+    UnpackOptions {
+        whiteouts: if ownership.user_namespace { Whiteouts::OverlayUser } else { Whiteouts::OverlayRoot },
+        chown: !ownership.single_id,
+    }
+}
+
+fn scan_options() -> ScanOptions {
+    ScanOptions { max_raw_size: RAW_BYTES_MAX, ..ScanOptions::default() }
+}
+
+/// Moves an unpacked layer to where others find it. One that is there already is as good.
+pub(crate) fn keep_unpacked(directory: &Path, root: &Path, diff_id: &Digest) -> std::io::Result<PathBuf> {
+    let home = root.join(diff_id.hex());
+    let target = home.join("fs");
+    fs_err::create_dir_all(&home)?;
+    match fs_err::rename(directory, &target) {
+        Ok(()) => Ok(target),
+        Err(_) if target.is_dir() => Ok(target),
+        Err(error) => Err(error),
+    }
+}
+
+/// Fetches a base image's layer into the local store.
+async fn fetch(
+    engine: &Engine,
+    layer: &Descriptor,
+    source: &dyn ImageSource,
+    step: Option<StepId>,
+    downloaded: &AtomicU64,
+) -> Result<PathBuf, BuildError> {
+    let local = engine.cache.local();
+    let failed = |error| BuildError::cache("storing a base image's layer", error);
+    let directory = local.tmp_dir().map_err(failed)?;
+    let target = directory.path().join("blob");
+    let events = Arc::clone(&engine.events);
+    let what = layer.digest.short();
+    let total = layer.size;
+    let progress = move |current: u64| {
+        if let Some(step) = step {
+            events.emit(Event::StepProgress { step, what: what.clone(), current, total: Some(total) });
+        }
+    };
+    source.fetch_layer(layer, &target, &progress).await.map_err(|error| {
+        let hint = error.hint();
+        BuildError::Image { place: String::new(), image: String::new(), source: Box::new(error), hint }
+    })?;
+    downloaded.fetch_add(layer.size, Ordering::Relaxed);
+    local.adopt_blob(&target, &layer.digest).map_err(failed)?;
+    Ok(local.blob_path(&layer.digest))
+}
+
+/// The files of an input, ready to be opened.
+#[derive(Debug)]
+pub(crate) enum InputFiles {
+    /// There are none.
+    Empty,
+    /// A directory of the host.
+    Directory(PathBuf),
+    /// Unpacked layers, lowest first, and the tree that says which one has which file.
+    Layers { tree: Arc<Tree>, lowers: Vec<PathBuf> },
+}
+
+impl Opener for InputFiles {
+    fn open(&self, path: &[u8]) -> Result<Box<dyn Read + Send>, CopyError> {
+        let name = std::ffi::OsStr::from_bytes(path);
+        let not_found = || CopyError::NotFound { path: display(path) };
+        let path = match self {
+            Self::Empty => return Err(not_found()),
+            Self::Directory(root) => root.join(name),
+            Self::Layers { tree, lowers } => {
+                let node = tree.get(path).ok_or_else(not_found)?;
+                lowers.get(node.origin.layer as usize).ok_or_else(not_found)?.join(name)
+            }
+        };
+        let file = fs_err::File::open(&path)
+            .map_err(|source| CopyError::Io { path: path.display().to_string(), source })?;
+        Ok(Box::new(std::io::BufReader::with_capacity(256 << 10, file)))
+    }
+}
+
+/// Writes staged entries as a layer into the local store. Contents are checked against the digests that they were
+/// staged with: a context that changes under the build must not give a layer that its key does not describe.
+pub(crate) fn write_staged(
+    engine: &Engine,
+    entries: &[(Vec<u8>, Staged)],
+    opener: Option<&dyn Opener>,
+) -> Result<FinishedLayer, BuildError> {
+    write_layer(engine, Compression::default(), |writer| {
+        for (path, staged) in entries {
+            let entry = layer::Entry {
+                path: path.clone(),
+                metadata: staged.node.metadata.clone(),
+                kind: staged.node.kind.clone(),
+            };
+            let mut content = super::copy::step::open_content(staged, opener)
+                .map_err(|error| BuildError::cache(format!("reading `{}`", display(path)), error))?;
+            writer
+                .entry(&entry, Some(&mut *content))
+                .map_err(|error| BuildError::cache("writing a layer", error))?;
+        }
+        Ok(())
+    })
+}
+
+/// Writes a layer into the local store, with its table of contents.
+pub(crate) fn write_layer(
+    engine: &Engine,
+    compression: Compression,
+    fill: impl FnOnce(&mut LayerWriter<File>) -> Result<(), BuildError>,
+) -> Result<FinishedLayer, BuildError> {
+    let local = engine.cache.local();
+    let store = |error| BuildError::cache("storing a layer", error);
+    let directory = local.tmp_dir().map_err(store)?;
+    let path = directory.path().join("layer");
+    let file = File::create(&path).map_err(|error| BuildError::cache("creating a layer", error))?;
+    let options = LayerOptions { compression, ..LayerOptions::default() };
+    let failed = |error: layer::LayerError| BuildError::cache("writing a layer", error);
+    let mut writer = LayerWriter::new(file, options).map_err(failed)?;
+    fill(&mut writer)?;
+    let finished = writer.finish().map_err(failed)?;
+    local.adopt_blob(&path, &finished.digest).map_err(store)?;
+    local.store_bytes(finished.toc_bytes.clone()).map_err(store)?;
+    Ok(finished)
+}

@@ -1,0 +1,190 @@
+//! The plan: which steps a build consists of, with every variable expanded, and the image's configuration.
+//!
+//! Planning decides and does nothing: it needs the configurations of base images (their environment enters
+//! expansion, their `ONBUILD` triggers bring instructions along) but no file of the context and no layer.
+
+mod draft;
+mod env;
+mod history;
+mod lower;
+
+use std::path::PathBuf;
+
+use crate::dockerfile::{Chmod, Lines, Mount, Security};
+use crate::event::StepId;
+use crate::exec::Network;
+use crate::image::ImageConfig;
+use crate::platform::Platform;
+use crate::reference::Reference;
+
+pub(crate) use draft::Draft;
+pub(crate) use env::argument;
+
+/// Everything that has to be done for one target.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The stages that the target needs, in the order of the Dockerfile: a stage uses only earlier ones.
+    pub(crate) stages: Vec<PlannedStage>,
+    /// The stage that becomes the image: an index into `stages`.
+    pub(crate) target: usize,
+    /// What comes from outside, each once.
+    pub(crate) sources: Vec<SourceSpec>,
+    /// The steps' names, by [`StepId`].
+    pub(crate) names: Vec<String>,
+}
+
+/// Something that a build takes from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SourceSpec {
+    /// The build context.
+    Context,
+    /// A named directory context.
+    Directory(PathBuf),
+    /// An image for a platform.
+    Image { image: ImageSpec, platform: Platform },
+}
+
+/// Where an image is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum ImageSpec {
+    /// In a registry.
+    Registry(Reference),
+    /// In an OCI layout directory: `path[:tag][@digest]`.
+    Layout(String),
+    /// In a docker or OCI archive.
+    Archive(PathBuf),
+}
+
+/// One stage.
+#[derive(Debug)]
+pub(crate) struct PlannedStage {
+    /// Its name, or `stage-N`.
+    pub(crate) name: String,
+    /// What it starts from.
+    pub(crate) start: Start,
+    /// The step in the events that stands for getting the base image, if there is one.
+    pub(crate) start_step: Option<StepId>,
+    /// The platform that its commands run on.
+    pub(crate) platform: Platform,
+    /// What has to be done, in order. Each step adds one layer.
+    pub(crate) steps: Vec<PlannedStep>,
+    /// The configuration of the stage as an image. Its history says which entries have layers; `rootfs` and times
+    /// are filled in by the export.
+    pub(crate) image: ImageConfig,
+    /// Records are not used for this stage.
+    pub(crate) no_cache: bool,
+}
+
+/// What a stage starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Nothing.
+    Empty,
+    /// An earlier stage: an index into [`Plan::stages`].
+    Stage(usize),
+    /// An image: an index into [`Plan::sources`].
+    Source(usize),
+}
+
+/// What a step reads besides the tree that it starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// Nothing at all (`from=scratch`).
+    Empty,
+    /// The result of another stage.
+    Stage(usize),
+    /// A context or an image.
+    Source(usize),
+}
+
+/// One step.
+#[derive(Debug)]
+pub(crate) struct PlannedStep {
+    /// Its number in the events.
+    pub(crate) id: StepId,
+    /// Its place in the build, stable under edits elsewhere.
+    pub(crate) slot: String,
+    /// Where it stands in the Dockerfile.
+    pub(crate) lines: Lines,
+    /// The instruction as written, for messages.
+    pub(crate) instruction: String,
+    /// What to do.
+    pub(crate) op: Op,
+}
+
+/// What a step does.
+#[derive(Debug)]
+pub(crate) enum Op {
+    /// Runs a command.
+    Run(Box<RunOp>),
+    /// Copies files.
+    Copy(Box<CopyOp>),
+    /// Makes a directory.
+    Workdir(WorkdirOp),
+}
+
+/// RUN.
+#[derive(Debug)]
+pub(crate) struct RunOp {
+    /// The command with its arguments, the shell's included.
+    pub(crate) args: Vec<String>,
+    /// The environment, in order.
+    pub(crate) env: Vec<(String, String)>,
+    /// Proxy variables: part of the environment, never of a key.
+    pub(crate) proxy: Vec<(String, String)>,
+    /// The working directory.
+    pub(crate) cwd: String,
+    /// `USER`, unresolved; empty for root.
+    pub(crate) user: String,
+    /// The network.
+    pub(crate) network: Network,
+    /// The security mode.
+    pub(crate) security: Security,
+    /// `--mount`, targets absolute.
+    pub(crate) mounts: Vec<RunMount>,
+    /// A script from a heredoc: its name and text, to be put under `/dev/pipes`.
+    pub(crate) script: Option<(String, Vec<u8>)>,
+}
+
+/// One mount of a RUN.
+#[derive(Debug)]
+pub(crate) struct RunMount {
+    /// The mount as written, expanded, with defaults.
+    pub(crate) mount: Mount,
+    /// Where it is mounted, absolute and clean; for secrets and agents as written, if at all.
+    pub(crate) target: Option<String>,
+    /// What it shows.
+    pub(crate) input: Input,
+}
+
+/// COPY and ADD.
+#[derive(Debug, Clone)]
+pub(crate) struct CopyOp {
+    /// Where `sources` are looked for.
+    pub(crate) input: Input,
+    /// Source patterns, expanded.
+    pub(crate) sources: Vec<String>,
+    /// Heredocs: name and content.
+    pub(crate) files: Vec<(String, Vec<u8>)>,
+    /// The destination: absolute; a trailing slash is kept, because it matters.
+    pub(crate) destination: String,
+    /// `--chown`.
+    pub(crate) owner: Option<String>,
+    /// `--chmod`: as written, and what it means.
+    pub(crate) chmod: Option<(String, Chmod)>,
+    /// `--parents`.
+    pub(crate) parents: bool,
+    /// `--exclude`.
+    pub(crate) exclude: Vec<String>,
+    /// Whether archives are unpacked.
+    pub(crate) unpack: bool,
+}
+
+/// WORKDIR.
+#[derive(Debug)]
+pub(crate) struct WorkdirOp {
+    /// The directory: absolute and clean.
+    pub(crate) path: String,
+    /// `USER` at this point, who owns what is made.
+    pub(crate) user: String,
+}

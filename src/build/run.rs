@@ -1,0 +1,622 @@
+//! The work of steps that are in no record: running commands, copying files, making directories.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::chain::Chain;
+use super::copy::copier::Rules;
+use super::copy::staging::Staged;
+use super::copy::{Opener, step as copy_step, view};
+use super::engine::Engine;
+use super::error::{BuildError, StepFailure};
+use super::inputs::InputTree;
+use super::layers::{InputFiles, write_layer, write_staged};
+use super::mask::Masker;
+use super::plan::{CopyOp, Op, PlannedStage, PlannedStep, RunMount, RunOp, WorkdirOp};
+use super::solve::{Made, Solver};
+use crate::dockerfile::{Mount, Sharing};
+use crate::event::{Event, Events, StepId, Stream};
+use crate::exec::{
+    self, ExecError, ExecOutcome, ExecStep, Exit, ResolvedUser, StepMount, resolve_chown, resolve_user,
+};
+use crate::hint::Hint as _;
+use crate::layer::{Compression, DiffOptions, diff_upper};
+use crate::store::Lock;
+use crate::tree::Tree;
+
+/// How many of a failed step's last lines its error shows.
+const TAIL_LINES: usize = 20;
+
+/// As much of a line is kept for the error.
+const TAIL_LINE_BYTES: usize = 400;
+
+/// As much of a step's log is kept with its record.
+const LOG_BYTES_MAX: usize = 1 << 20;
+
+impl Solver<'_> {
+    /// Does what a step says.
+    pub(super) async fn work(
+        &self,
+        stage: &PlannedStage,
+        step: &PlannedStep,
+        base: &Arc<Chain>,
+        inputs: &[InputTree],
+    ) -> Result<Made, BuildError> {
+        match &step.op {
+            Op::Run(op) => self.run(stage, step, op, base, inputs).await,
+            Op::Copy(op) => self.copy(step, op, base, inputs).await,
+            Op::Workdir(op) => self.workdir(step, op, base).await,
+        }
+    }
+
+    async fn workdir(
+        &self,
+        step: &PlannedStep,
+        op: &WorkdirOp,
+        base: &Arc<Chain>,
+    ) -> Result<Made, BuildError> {
+        let tree = self.layers.tree(self.engine, base).await?;
+        let user = self.user(step, base, &op.user).await?;
+        let now = self.request.source_date_epoch.unwrap_or_else(|| self.engine.now());
+        let entries = copy_step::workdir(&*tree, op, (user.uid, user.gid), now)
+            .map_err(|error| self.step_error(step, format!("WORKDIR failed: {error}")))?;
+        self.staged(base, &tree, entries, None).await
+    }
+
+    fn step_error(&self, step: &PlannedStep, message: String) -> BuildError {
+        crate::dockerfile::DockerfileError::at(&self.dockerfile.source, step.lines, message).into()
+    }
+
+    async fn copy(
+        &self,
+        step: &PlannedStep,
+        op: &CopyOp,
+        base: &Arc<Chain>,
+        inputs: &[InputTree],
+    ) -> Result<Made, BuildError> {
+        let tree = self.layers.tree(self.engine, base).await?;
+        let owner = match &op.owner {
+            None => None,
+            Some(owner) => {
+                let (passwd, group) = self.user_files(base, owner).await?;
+                let owner = resolve_chown(owner, &passwd, &group);
+                Some(owner.map_err(|error| self.user_error(step, "--chown", &error))?)
+            }
+        };
+        let rules = Rules {
+            owner,
+            chmod: op.chmod.as_ref().map(|(_, chmod)| chmod.clone()),
+            now: self.engine.now(),
+            epoch: self.request.source_date_epoch,
+        };
+        let input = inputs.first().cloned().unwrap_or(InputTree::Empty);
+        let source = self.layers.input_tree(self.engine, &input).await?;
+        let opener = self.layers.opener(self.engine, &input).await?;
+        let spool = self.engine.cache.local().tmp_dir();
+        let spool = spool.map_err(|error| BuildError::cache("making a temporary directory", error))?;
+        let has_source = !op.sources.is_empty();
+        let staged = {
+            let (tree, op, source) = (Arc::clone(&tree), op.clone(), Arc::clone(&source));
+            let spool = spool.path().to_owned();
+            self.engine
+                .blocking(move || {
+                    let opener_ref: &dyn Opener = &opener;
+                    let from = has_source.then_some((&*source, opener_ref));
+                    let result = copy_step::copy(&*tree, from, &op, &rules, &spool);
+                    Ok(result.map(|entries| (entries, opener)))
+                })
+                .await?
+        };
+        let (entries, opener) = staged.map_err(|error| self.copy_error(step, op, Some(&input), error))?;
+        let made = self.staged(base, &tree, entries, Some(opener)).await;
+        drop(spool);
+        made
+    }
+
+    /// Writes staged entries as a layer on top of `base`.
+    async fn staged(
+        &self,
+        base: &Arc<Chain>,
+        tree: &Arc<Tree>,
+        entries: Vec<(Vec<u8>, Staged)>,
+        opener: Option<InputFiles>,
+    ) -> Result<Made, BuildError> {
+        let number = layer_number(base);
+        let engine = self.engine.clone();
+        let tree = Arc::clone(tree);
+        self.engine
+            .blocking(move || {
+                let opener = opener.as_ref().map(|opener| opener as &dyn Opener);
+                let finished = write_staged(&engine, &entries, opener)?;
+                let mut merged = (*tree).clone();
+                merged
+                    .apply(number, &finished.toc)
+                    .map_err(|error| BuildError::cache("merging a new layer", error))?;
+                Ok(Made { descriptor: finished.descriptor(), tree: Arc::new(merged), log: None })
+            })
+            .await
+    }
+
+    /// `/etc/passwd` and `/etc/group`, if `spec` needs them: numbers do not.
+    async fn user_files(&self, base: &Arc<Chain>, spec: &str) -> Result<(Vec<u8>, Vec<u8>), BuildError> {
+        if spec.bytes().all(|byte| byte.is_ascii_digit() || byte == b':') {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let passwd = self.layers.read_small(self.engine, base, "/etc/passwd").await?;
+        let group = self.layers.read_small(self.engine, base, "/etc/group").await?;
+        Ok((passwd, group))
+    }
+
+    fn user_error(&self, step: &PlannedStep, word: &str, error: &exec::UserError) -> BuildError {
+        let place =
+            crate::dockerfile::DockerfileError::at(&self.dockerfile.source, step.lines, error.to_string())
+                .word(word);
+        match error.hint() {
+            Some(hint) => place.with_hint(hint),
+            None => place,
+        }
+        .into()
+    }
+
+    /// The user that a step runs as.
+    async fn user(
+        &self,
+        step: &PlannedStep,
+        base: &Arc<Chain>,
+        user: &str,
+    ) -> Result<ResolvedUser, BuildError> {
+        // Also numbers are looked up, for groups and home.
+        let passwd = self.layers.read_small(self.engine, base, "/etc/passwd").await?;
+        let group = self.layers.read_small(self.engine, base, "/etc/group").await?;
+        resolve_user(user, &passwd, &group).map_err(|error| self.user_error(step, "", &error))
+    }
+
+    async fn run(
+        &self,
+        stage: &PlannedStage,
+        step: &PlannedStep,
+        op: &RunOp,
+        base: &Arc<Chain>,
+        inputs: &[InputTree],
+    ) -> Result<Made, BuildError> {
+        let place = format!("{}:{}", self.dockerfile.name, step.lines);
+        let executor = self.engine.executor.clone().map_err(|reason| BuildError::Execute {
+            place: place.clone(),
+            instruction: step.instruction.clone(),
+            source: reason.into(),
+            hint: Some(
+                "`crossdock doctor` says what this machine allows and what to do about the rest".into(),
+            ),
+        })?;
+        let host = crate::platform::Platform::host();
+        if host.distance(&stage.platform).is_none() {
+            return Err(BuildError::Execute {
+                place,
+                instruction: step.instruction.clone(),
+                source: format!("it needs {}, this machine is {host}", stage.platform).into(),
+                hint: Some(
+                    "build on a machine of that platform: emulation is not supported by this version".into(),
+                ),
+            });
+        }
+        let store = |error| BuildError::cache("making a temporary directory", error);
+        let directory = self.engine.cache.local().tmp_dir().map_err(store)?;
+        let paths: Vec<PathBuf> =
+            ["upper", "work", "scratch"].iter().map(|name| directory.path().join(name)).collect();
+        for path in &paths {
+            fs_err::create_dir(path)
+                .map_err(|error| BuildError::cache("making a temporary directory", error))?;
+        }
+        let [upper, work, scratch] = [&paths[0], &paths[1], &paths[2]];
+        let lowers = self.layers.lowers(self.engine, base).await?;
+        let tree = self.layers.tree(self.engine, base).await?;
+        let user = self.user(step, base, &op.user).await?;
+        let mut env = op.env.clone();
+        env.extend(op.proxy.iter().cloned());
+        let mut mounts = Mounts::default();
+        if let Some((name, body)) = &op.script {
+            let target = format!("{}/{name}", crate::dockerfile::Program::SCRIPT_DIRECTORY);
+            mounts.list.push(StepMount::File { target, data: body.clone(), mode: 0o755 });
+        }
+        for (number, (mount, input)) in op.mounts.iter().zip(inputs).enumerate() {
+            let scratch = scratch.join(format!("mount-{number}"));
+            self.mount(step, mount, input, &scratch, &mut env, &mut mounts).await?;
+        }
+        // As runc does it, where the image or the Dockerfile does not say.
+        if !env.iter().any(|(name, _)| name == "HOME") {
+            let home = user.home.clone().filter(|home| !home.is_empty());
+            let home = home.unwrap_or_else(|| if user.uid == 0 { "/root" } else { "/" }.to_owned());
+            env.push(("HOME".to_owned(), home));
+        }
+        let mut spec = ExecStep::new(lowers, upper.clone(), work.clone(), scratch.clone(), op.args.clone());
+        spec.env = env;
+        spec.cwd.clone_from(&op.cwd);
+        spec.user = user;
+        spec.network = op.network;
+        spec.extra_hosts.clone_from(&self.request.extra_hosts);
+        spec.mounts = mounts.list;
+        spec.shm_size = self.request.shm_size;
+        if op.security == crate::dockerfile::Security::Insecure {
+            spec.security = exec::Security::Insecure;
+        }
+        let secrets: Vec<Vec<u8>> = self.request.secrets.iter().map(|secret| secret.value.clone()).collect();
+        let (events, id) = (Arc::clone(&self.engine.events), step.id);
+        let cancel = self.engine.cancel.clone();
+        let outcome = self
+            .engine
+            .blocking(move || {
+                let mut log = Log::new(events, id, &secrets);
+                let outcome = executor.run(&spec, &mut |stream, data| log.take(stream, data), &cancel);
+                log.end();
+                Ok((outcome, log))
+            })
+            .await?;
+        let (result, log) = outcome;
+        let outcome = result.map_err(|error| match error {
+            ExecError::Cancelled => BuildError::Cancelled,
+            error => {
+                let hint = error.hint();
+                BuildError::Execute {
+                    place: place.clone(),
+                    instruction: step.instruction.clone(),
+                    source: Box::new(error),
+                    hint,
+                }
+            }
+        })?;
+        for note in &outcome.notes {
+            self.emit(Event::Warning { message: format!("{place}: {note}") });
+        }
+        if !outcome.exit.is_success() {
+            if self.engine.cancel.is_cancelled() {
+                return Err(BuildError::Cancelled);
+            }
+            return Err(failure(place, step, outcome.exit, log.tail()).into());
+        }
+        drop(mounts.locks);
+        let made = self.keep(base, &tree, upper.clone(), outcome, log).await;
+        drop(directory);
+        made
+    }
+
+    /// Turns the upper directory of a command into a layer, and keeps it as that layer's unpacked form.
+    async fn keep(
+        &self,
+        base: &Arc<Chain>,
+        tree: &Arc<Tree>,
+        upper: PathBuf,
+        outcome: ExecOutcome,
+        log: Log,
+    ) -> Result<Made, BuildError> {
+        let engine = self.engine.clone();
+        let tree = Arc::clone(tree);
+        let number = layer_number(base);
+        let options = DiffOptions {
+            exclude: outcome.created_mountpoints,
+            clamp: self.request.source_date_epoch,
+            single_id: self.engine.ownership.single_id,
+        };
+        let unpacked = self.layers.unpacked_root();
+        self.engine
+            .blocking(move || {
+                let finished = write_layer(&engine, Compression::default(), |writer| {
+                    diff_upper(&upper, &tree, &options, writer).map_err(|error| {
+                        BuildError::cache("turning what the command changed into a layer", error)
+                    })
+                })?;
+                let mut merged = (*tree).clone();
+                merged
+                    .apply(number, &finished.toc)
+                    .map_err(|error| BuildError::cache("merging a new layer", error))?;
+                let log = log.store(&engine)?;
+                // The directory is the layer already; unpacking it again would cost time and space. Left-over mount
+                // points and clamped times make it another one.
+                if options.exclude.is_empty() && options.clamp.is_none() {
+                    let _ = super::layers::keep_unpacked(&upper, &unpacked, &finished.diff_id);
+                }
+                Ok(Made { descriptor: finished.descriptor(), tree: Arc::new(merged), log })
+            })
+            .await
+    }
+
+    async fn mount(
+        &self,
+        step: &PlannedStep,
+        mount: &RunMount,
+        input: &InputTree,
+        scratch: &Path,
+        env: &mut Vec<(String, String)>,
+        mounts: &mut Mounts,
+    ) -> Result<(), BuildError> {
+        let target = mount.target.clone().unwrap_or_default();
+        match &mount.mount {
+            Mount::Bind { source, writable, .. } => {
+                mounts.list.push(self.bind(input, source, target, !writable, scratch).await?);
+            }
+            Mount::Cache { .. } => self.cache_mount(step, mount, input, target, scratch, mounts).await?,
+            Mount::Tmpfs { size, .. } => {
+                mounts.list.push(StepMount::Tmpfs { target, size: size.map(|size| size.0) });
+            }
+            Mount::Secret { id, target, env: variable, required, mode, uid, gid } => {
+                let Some(secret) = self.request.secrets.iter().find(|secret| secret.id == *id) else {
+                    if *required {
+                        let error = crate::dockerfile::DockerfileError::at(
+                            &self.dockerfile.source,
+                            step.lines,
+                            format!("the secret `{id}` is required and was not given"),
+                        );
+                        return Err(error
+                            .word(id)
+                            .with_hint(format!("pass it with `--secret id={id},src=FILE`"))
+                            .into());
+                    }
+                    return Ok(());
+                };
+                if let Some(name) = variable {
+                    env.retain(|(known, _)| known != name);
+                    env.push((name.clone(), String::from_utf8_lossy(&secret.value).into_owned()));
+                }
+                if let Some(target) = target {
+                    let target = target.clone();
+                    let (data, mode, uid, gid) = (secret.value.clone(), *mode, *uid, *gid);
+                    mounts.list.push(StepMount::Secret { target, data, mode, uid, gid });
+                }
+            }
+            Mount::Ssh { required, .. } => {
+                if *required {
+                    return Err(self
+                        .step_error(step, "`--mount=type=ssh` is not supported by this version".to_owned()));
+                }
+                let message = format!(
+                    "{}:{}: `--mount=type=ssh` is not supported by this version; the mount is left out",
+                    self.dockerfile.name, step.lines
+                );
+                self.emit(Event::Warning { message });
+            }
+        }
+        Ok(())
+    }
+
+    /// What shows `source` of an input at `target`.
+    async fn bind(
+        &self,
+        input: &InputTree,
+        source: &str,
+        target: String,
+        read_only: bool,
+        scratch: &Path,
+    ) -> Result<StepMount, BuildError> {
+        let io = |error: std::io::Error| BuildError::cache("preparing a mount", error);
+        Ok(match input {
+            InputTree::Empty => {
+                fs_err::create_dir(scratch).map_err(io)?;
+                StepMount::Bind { source: scratch.to_owned(), target, read_only }
+            }
+            InputTree::Chain(chain) => {
+                let lowers = self.layers.lowers(self.engine, chain).await?;
+                let source = format!("/{}", view::display(&view::clean(source.as_bytes())));
+                StepMount::BindOverlay { lowers, source, target, read_only }
+            }
+            // The context on disk has what is ignored, and the user's own owners: the step gets a copy of what counts.
+            InputTree::Directory(context) => {
+                let (context, source) = (Arc::clone(context), source.to_owned());
+                let copy = scratch.to_owned();
+                self.engine
+                    .blocking(move || {
+                        let path = view::resolve(&*context.tree, b"", source.as_bytes(), true)
+                            .map_err(|error| BuildError::cache("preparing a mount", error))?;
+                        super::materialise::materialise(&context, &path, &copy)
+                            .map_err(|error| BuildError::cache("preparing a mount", error))
+                    })
+                    .await?;
+                StepMount::Bind { source: scratch.to_owned(), target, read_only }
+            }
+        })
+    }
+
+    async fn cache_mount(
+        &self,
+        step: &PlannedStep,
+        mount: &RunMount,
+        input: &InputTree,
+        target: String,
+        scratch: &Path,
+        mounts: &mut Mounts,
+    ) -> Result<(), BuildError> {
+        let Mount::Cache { id, source, read_only, sharing, mode, uid, gid, .. } = &mount.mount else {
+            return Ok(());
+        };
+        let namespace =
+            super::plan::argument(&self.request.build_args, "BUILDKIT_CACHE_MOUNT_NS").unwrap_or("");
+        let name = crate::digest::Digest::of(format!("{namespace}/{id}")).hex();
+        let failed = |error| BuildError::cache("opening a cache mount", error);
+        let local = self.engine.cache.local();
+        let root = local.state_dir("cache-mounts").map_err(failed)?;
+        let mut directory = root.join(&name);
+        match sharing {
+            Sharing::Shared => {}
+            Sharing::Locked => {
+                let lock_name = format!("cache-mount-{name}");
+                let lock = match local.try_lock(&lock_name).map_err(failed)? {
+                    Some(lock) => lock,
+                    None => {
+                        let status = "waiting for a locked cache mount".to_owned();
+                        self.emit(Event::StepStatus { step: step.id, status });
+                        local.lock(&lock_name).await.map_err(failed)?
+                    }
+                };
+                mounts.locks.push(lock);
+            }
+            Sharing::Private => {
+                // The first copy that nobody uses, or a new one. As many as steps can run at once is enough.
+                for number in 0_u32.. {
+                    if let Some(lock) =
+                        local.try_lock(&format!("cache-mount-{name}-{number}")).map_err(failed)?
+                    {
+                        mounts.locks.push(lock);
+                        directory = root.join(format!("{name}-{number}"));
+                        break;
+                    }
+                }
+            }
+        }
+        if !directory.is_dir() {
+            let fill = local.tmp_dir().map_err(failed)?;
+            let new = fill.path().join("cache");
+            let io = |error: std::io::Error| BuildError::cache("making a cache mount", error);
+            if input.is_empty() {
+                fs_err::create_dir(&new).map_err(io)?;
+            } else {
+                let files = self.layers.opener(self.engine, input).await?;
+                let tree = self.layers.input_tree(self.engine, input).await?;
+                let (source, new) = (source.clone(), new.clone());
+                let chown = !self.engine.ownership.single_id;
+                self.engine
+                    .blocking(move || {
+                        let path = view::resolve(&*tree, b"", source.as_bytes(), true)
+                            .map_err(|error| BuildError::cache("making a cache mount", error))?;
+                        super::materialise::copy_out(&tree, &files, &path, &new, chown)
+                            .map_err(|error| BuildError::cache("making a cache mount", error))
+                    })
+                    .await?;
+            }
+            if mode.is_some() || uid.is_some() || gid.is_some() || input.is_empty() {
+                let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode.unwrap_or(0o755));
+                fs_err::set_permissions(&new, permissions).map_err(io)?;
+                if !self.engine.ownership.single_id {
+                    std::os::unix::fs::chown(&new, Some(uid.unwrap_or(0)), Some(gid.unwrap_or(0)))
+                        .map_err(io)?;
+                }
+            }
+            match fs_err::rename(&new, &directory) {
+                Ok(()) => {}
+                // Another step was faster.
+                Err(_) if directory.is_dir() => {}
+                Err(error) => return Err(io(error)),
+            }
+        }
+        let _ = scratch;
+        mounts.list.push(StepMount::Cache { dir: directory, target, read_only: *read_only });
+        Ok(())
+    }
+}
+
+/// The mounts of a command, and the locks that go with them.
+#[derive(Default)]
+struct Mounts {
+    list: Vec<StepMount>,
+    locks: Vec<Lock>,
+}
+
+/// The number that the next layer on top of `base` has in its tree.
+fn layer_number(base: &Chain) -> u32 {
+    u32::try_from(base.layers().len()).unwrap_or(u32::MAX)
+}
+
+fn failure(place: String, step: &PlannedStep, exit: Exit, tail: Vec<String>) -> StepFailure {
+    let (outcome, exit_code) = match exit {
+        Exit::Code(code) => (format!("exit code {code}"), Some(code)),
+        Exit::Signal(signal) => (format!("killed by signal {signal}{}", signal_name(signal)), None),
+    };
+    StepFailure { place, instruction: step.instruction.clone(), outcome, exit_code, tail }
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        1 => " (SIGHUP)",
+        2 => " (SIGINT)",
+        3 => " (SIGQUIT)",
+        4 => " (SIGILL)",
+        6 => " (SIGABRT)",
+        7 => " (SIGBUS)",
+        8 => " (SIGFPE)",
+        9 => " (SIGKILL)",
+        11 => " (SIGSEGV)",
+        13 => " (SIGPIPE)",
+        14 => " (SIGALRM)",
+        15 => " (SIGTERM)",
+        31 => " (SIGSYS)",
+        _ => "",
+    }
+}
+
+/// What a command prints: passed on as it comes, with secrets masked, and the end of it kept.
+struct Log {
+    events: Events,
+    step: StepId,
+    masks: [Masker; 2],
+    kept: Vec<u8>,
+    tail: VecDeque<String>,
+    line: Vec<u8>,
+}
+
+impl Log {
+    fn new(events: Events, step: StepId, secrets: &[Vec<u8>]) -> Self {
+        let mask = || Masker::new(secrets.iter().map(Vec::as_slice));
+        Self {
+            events,
+            step,
+            masks: [mask(), mask()],
+            kept: Vec::new(),
+            tail: VecDeque::new(),
+            line: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, stream: Stream, data: &[u8]) {
+        let mask = &mut self.masks[usize::from(stream == Stream::Stderr)];
+        let shown = mask.push(data);
+        self.show(stream, shown);
+    }
+
+    fn end(&mut self) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let rest = self.masks[usize::from(stream == Stream::Stderr)].finish();
+            self.show(stream, rest);
+        }
+        self.end_line();
+    }
+
+    fn show(&mut self, stream: Stream, data: Vec<u8>) {
+        if data.is_empty() {
+            return;
+        }
+        let room = LOG_BYTES_MAX.saturating_sub(self.kept.len());
+        self.kept.extend_from_slice(&data[..data.len().min(room)]);
+        for byte in &data {
+            match byte {
+                b'\n' => self.end_line(),
+                _ if self.line.len() < TAIL_LINE_BYTES => self.line.push(*byte),
+                _ => {}
+            }
+        }
+        self.events.emit(Event::StepLog { step: self.step, stream, data });
+    }
+
+    fn end_line(&mut self) {
+        // A progress bar overwrites its line again and again: the last state counts.
+        let text = String::from_utf8_lossy(&self.line);
+        let text = text.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default();
+        if !text.trim().is_empty() {
+            if self.tail.len() == TAIL_LINES {
+                self.tail.pop_front();
+            }
+            self.tail.push_back(text.chars().filter(|c| !c.is_control() || *c == '\t').collect());
+        }
+        self.line.clear();
+    }
+
+    fn tail(&self) -> Vec<String> {
+        self.tail.iter().cloned().collect()
+    }
+
+    /// Keeps the log as a blob.
+    fn store(&self, engine: &Engine) -> Result<Option<crate::digest::Digest>, BuildError> {
+        if self.kept.is_empty() {
+            return Ok(None);
+        }
+        let stored = engine.cache.local().store_bytes(self.kept.clone());
+        stored.map(Some).map_err(|error| BuildError::cache("storing a step's log", error))
+    }
+}

@@ -1,0 +1,443 @@
+//! Solving: for each step of the plan, look up its result, else make it.
+//!
+//! The solver decides; workers do. Stages run side by side as far as they do not need each other; within a stage, each
+//! step starts from the chain of the one before it. For each step, cheapest first: the coarse key, the exact key (which
+//! looks into trees), and only then the work itself, under a lock so that no other build on this machine does it too.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::future::{BoxFuture, FutureExt as _, try_join_all};
+use tokio::sync::OnceCell;
+
+use super::chain::{Chain, ChainLayer};
+use super::copy::CopyError;
+use super::copy::step as copy_step;
+use super::engine::Engine;
+use super::error::BuildError;
+use super::inputs::{InputTree, Inputs};
+use super::keys::{self, Common, Read};
+use super::layers::Layers;
+use super::options::BuildRequest;
+use super::plan::{CopyOp, Input, Op, Plan, PlannedStage, PlannedStep, RunOp, Start};
+use crate::digest::Digest;
+use crate::dockerfile::{Dockerfile, DockerfileError, Mount};
+use crate::event::{Event, StepId, StepOutcome};
+use crate::explain;
+use crate::layer::LayerDescriptor;
+use crate::record::{Bundle, BundleStep, Key, Preimage, Record};
+use crate::store::Hit;
+
+/// The result of a stage: its chain; `None` where a dry run cannot know it.
+pub(crate) type Solved = Option<Arc<Chain>>;
+
+/// Solves one plan.
+pub(crate) struct Solver<'s> {
+    pub(crate) engine: &'s Engine,
+    pub(crate) request: &'s BuildRequest,
+    pub(crate) dockerfile: &'s Dockerfile,
+    pub(crate) plan: &'s Plan,
+    pub(crate) inputs: &'s Inputs,
+    pub(crate) layers: &'s Layers,
+    /// Records that turned out to be incomplete.
+    pub(crate) distrusted: &'s HashSet<Key>,
+    /// The records of the last build of the same kind.
+    pub(crate) before: &'s Bundle,
+    pub(crate) stages: Vec<OnceCell<Solved>>,
+    pub(crate) progress: Progress,
+}
+
+/// What a solver counts and collects on the way.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    pub(crate) cached: AtomicU32,
+    pub(crate) ran: AtomicU32,
+    pub(crate) would_run: AtomicU32,
+    pub(crate) saved_ms: AtomicU64,
+    /// The records used, with the number of the step.
+    pub(crate) records: Mutex<Vec<(StepId, BundleStep)>>,
+    /// What every step is keyed on, as far as that is known.
+    pub(crate) keyed: Mutex<Vec<(StepId, Option<Preimage>, StepOutcome)>>,
+}
+
+/// The keys of a step.
+struct Keys {
+    /// Digests of whole trees only; `None` if the exact key is as cheap.
+    coarse: Option<Preimage>,
+    /// What the step reads, exactly, once it is known.
+    exact: Option<Preimage>,
+}
+
+impl<'s> Solver<'s> {
+    /// Solves the target and everything that it needs.
+    pub(crate) async fn solve(&self) -> Result<Solved, BuildError> {
+        // All stages begin at once: what one takes from another it waits for when it gets there.
+        try_join_all((0..self.plan.stages.len()).map(|number| self.stage(number))).await?;
+        self.stage(self.plan.target).await
+    }
+
+    /// The result of a stage, solved once.
+    fn stage(&self, number: usize) -> BoxFuture<'_, Result<Solved, BuildError>> {
+        async move { self.stages[number].get_or_try_init(|| self.solve_stage(number)).await.cloned() }.boxed()
+    }
+
+    async fn solve_stage(&self, number: usize) -> Result<Solved, BuildError> {
+        let stage = &self.plan.stages[number];
+        let mut chain = match stage.start {
+            Start::Empty => Some(Chain::empty()),
+            Start::Stage(base) => self.stage(base).await?,
+            Start::Source(source) => self.start(stage, source).await?,
+        };
+        for step in &stage.steps {
+            chain = self.step(stage, step, chain).await?;
+        }
+        Ok(chain)
+    }
+
+    /// The chain of a base image.
+    async fn start(&self, stage: &PlannedStage, source: usize) -> Result<Solved, BuildError> {
+        let Some(id) = stage.start_step else { return Ok(Some(Chain::empty())) };
+        let started = Instant::now();
+        self.emit(Event::StepStarted { step: id });
+        let result = self.inputs.chain(self.engine, self.layers, source, id).await;
+        let outcome = if result.is_ok() { StepOutcome::Done } else { StepOutcome::Failed };
+        self.emit(Event::StepFinished { step: id, outcome, duration: started.elapsed() });
+        Ok(Some(result?))
+    }
+
+    async fn step(
+        &self,
+        stage: &PlannedStage,
+        step: &PlannedStep,
+        base: Solved,
+    ) -> Result<Solved, BuildError> {
+        let Some(base) = base else { return Ok(self.unknown(step)) };
+        let Some(inputs) = self.inputs_of(step).await? else { return Ok(self.unknown(step)) };
+        let started = Instant::now();
+        self.emit(Event::StepStarted { step: step.id });
+        let result = self.known_step(stage, step, &base, &inputs, started).await;
+        if let Err(error) = &result {
+            let cancelled = matches!(error, BuildError::Cancelled);
+            let outcome = if cancelled { StepOutcome::Cancelled } else { StepOutcome::Failed };
+            self.emit(Event::StepFinished { step: step.id, outcome, duration: started.elapsed() });
+        }
+        result
+    }
+
+    /// In a dry run: a step whose inputs are the result of one that would run.
+    fn unknown(&self, step: &PlannedStep) -> Solved {
+        let reason = "a step that it builds on would run".to_owned();
+        self.emit(Event::StepStarted { step: step.id });
+        self.would_run(step, None, reason, Duration::ZERO);
+        None
+    }
+
+    fn would_run(&self, step: &PlannedStep, preimage: Option<Preimage>, reason: String, duration: Duration) {
+        self.progress.would_run.fetch_add(1, Ordering::Relaxed);
+        let outcome = StepOutcome::WouldRun { reason };
+        self.keyed(step, preimage, outcome.clone());
+        self.emit(Event::StepFinished { step: step.id, outcome, duration });
+    }
+
+    fn keyed(&self, step: &PlannedStep, preimage: Option<Preimage>, outcome: StepOutcome) {
+        let mut keyed = self.progress.keyed.lock().unwrap_or_else(PoisonError::into_inner);
+        keyed.push((step.id, preimage, outcome));
+    }
+
+    /// The trees that a step reads besides the one that it starts from, in the order of its mounts; `None` if a dry run
+    /// cannot know one of them.
+    async fn inputs_of(&self, step: &PlannedStep) -> Result<Option<Vec<InputTree>>, BuildError> {
+        let wanted: Vec<Input> = match &step.op {
+            Op::Copy(copy) => vec![copy.input],
+            Op::Run(run) => run.mounts.iter().map(|mount| mount.input).collect(),
+            Op::Workdir(_) => Vec::new(),
+        };
+        let mut trees = Vec::with_capacity(wanted.len());
+        for input in wanted {
+            trees.push(match input {
+                Input::Empty => InputTree::Empty,
+                Input::Stage(stage) => match self.stage(stage).await? {
+                    Some(chain) => InputTree::Chain(chain),
+                    None => return Ok(None),
+                },
+                Input::Source(source) => {
+                    self.inputs.tree(self.engine, self.layers, self.plan, source, step.id).await?
+                }
+            });
+        }
+        Ok(Some(trees))
+    }
+
+    async fn known_step(
+        &self,
+        stage: &PlannedStage,
+        step: &PlannedStep,
+        base: &Arc<Chain>,
+        inputs: &[InputTree],
+        started: Instant,
+    ) -> Result<Solved, BuildError> {
+        let common = Common { platform: &stage.platform, epoch: self.request.source_date_epoch };
+        let mut keys = Keys { coarse: self.coarse(step, &common, base, inputs), exact: None };
+        if let (Some(coarse), false) = (&keys.coarse, stage.no_cache)
+            && let Some(hit) = self.look_up(coarse).await
+        {
+            return Ok(Some(self.cached(step, base, hit, started)));
+        }
+        let exact = self.exact(step, &common, base, inputs).await?;
+        if !stage.no_cache
+            && let Some(hit) = self.look_up(&exact).await
+        {
+            if let Some(coarse) = keys.coarse {
+                self.publish_alias(&hit.record, coarse).await;
+            }
+            return Ok(Some(self.cached(step, base, hit, started)));
+        }
+        keys.exact = Some(exact.clone());
+        let before = self.before.steps.iter().find(|before| before.slot == step.slot);
+        let reason = if stage.no_cache {
+            "the cache is switched off for it".to_owned()
+        } else {
+            let changes = self.changes(stage, step, base, inputs, before).await;
+            explain::reason(before.map(|before| &before.record.preimage), &exact, &changes)
+        };
+        if self.request.dry_run {
+            self.would_run(step, Some(exact), reason, started.elapsed());
+            return Ok(None);
+        }
+        // Whoever else is about to do the same waits here, and finds the record afterwards.
+        let _lock = self.lock(step, &exact.key()).await?;
+        if !stage.no_cache
+            && let Some(hit) = self.look_up(&exact).await
+        {
+            return Ok(Some(self.cached(step, base, hit, started)));
+        }
+        let created = self.engine.now();
+        let made = self.work(stage, step, base, inputs).await?;
+        let mut record = Record {
+            scope: self.engine.cache.write_scope().clone(),
+            preimage: exact.clone(),
+            layers: vec![made.descriptor],
+            tree: made.tree.digest(),
+            created: self.request.source_date_epoch.map_or(created, |epoch| epoch.min(created)),
+            duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            builder: concat!("crossdock ", env!("CARGO_PKG_VERSION")).to_owned(),
+            log: made.log,
+            foreign: false,
+        };
+        record = self.publish(record, stage.no_cache).await?;
+        if let Some(coarse) = keys.coarse {
+            self.publish_alias(&record, coarse).await;
+        }
+        self.progress.ran.fetch_add(1, Ordering::Relaxed);
+        let outcome = StepOutcome::Ran { reason };
+        self.keyed(step, Some(exact), outcome.clone());
+        self.emit(Event::StepFinished { step: step.id, outcome, duration: started.elapsed() });
+        // Another machine may have been faster: its result is everybody's then.
+        let is_ours = record.layers == [made.descriptor];
+        let chain = self.adopt(step, base, record);
+        if is_ours {
+            // Whoever comes next needs no look at the layer's table of contents.
+            let _ = chain.tree.set(made.tree);
+        }
+        Ok(Some(chain))
+    }
+
+    /// The key that needs no tree: `None` if the step reads no tree but the one that it starts from.
+    fn coarse(
+        &self,
+        step: &PlannedStep,
+        common: &Common<'_>,
+        base: &Chain,
+        inputs: &[InputTree],
+    ) -> Option<Preimage> {
+        let whole = |input: &InputTree| match input {
+            InputTree::Chain(chain) => Some(Read::Tree(chain.digest)),
+            InputTree::Empty | InputTree::Directory(_) => None,
+        };
+        // What a directory holds is known only by looking.
+        if inputs.iter().any(|input| matches!(input, InputTree::Directory(_))) {
+            return None;
+        }
+        let reads: Vec<Option<Read>> = inputs.iter().map(whole).collect();
+        if reads.iter().all(Option::is_none) {
+            return None;
+        }
+        match &step.op {
+            Op::Copy(op) => Some(keys::copy(common, base.digest, op, reads[0])),
+            Op::Run(op) => Some(self.run_key(common, base, op, &reads)),
+            Op::Workdir(_) => None,
+        }
+    }
+
+    fn run_key(&self, common: &Common<'_>, base: &Chain, op: &RunOp, reads: &[Option<Read>]) -> Preimage {
+        keys::run(common, base.digest, op, &self.request.extra_hosts, self.request.shm_size, reads)
+    }
+
+    /// The key of exactly what the step reads.
+    async fn exact(
+        &self,
+        step: &PlannedStep,
+        common: &Common<'_>,
+        base: &Chain,
+        inputs: &[InputTree],
+    ) -> Result<Preimage, BuildError> {
+        Ok(match &step.op {
+            Op::Copy(op) => {
+                let read = match inputs.first() {
+                    None | Some(InputTree::Empty) => {
+                        if let Some(source) = op.sources.first() {
+                            return Err(self.copy_error(
+                                step,
+                                op,
+                                None,
+                                CopyError::NotFound { path: source.clone() },
+                            ));
+                        }
+                        None
+                    }
+                    Some(input) => {
+                        let tree = self.layers.input_tree(self.engine, input).await?;
+                        let digest = copy_step::select(&*tree, op)
+                            .and_then(|selected| copy_step::digest(&*tree, &selected))
+                            .map_err(|error| self.copy_error(step, op, Some(input), error))?;
+                        Some(Read::Selection(digest))
+                    }
+                };
+                keys::copy(common, base.digest, op, read)
+            }
+            Op::Run(op) => {
+                let mut reads = Vec::with_capacity(inputs.len());
+                for (mount, input) in op.mounts.iter().zip(inputs) {
+                    let path = match &mount.mount {
+                        // What a cache is first filled with is no input, as in BuildKit: nor is what is in it.
+                        Mount::Bind { source, .. } if !input.is_empty() => source,
+                        _ => {
+                            reads.push(None);
+                            continue;
+                        }
+                    };
+                    let tree = self.layers.input_tree(self.engine, input).await?;
+                    let digest =
+                        keys::mounted(&*tree, path).map_err(|error| self.mount_error(step, &error))?;
+                    reads.push(Some(Read::Selection(digest)));
+                }
+                self.run_key(common, base, op, &reads)
+            }
+            Op::Workdir(op) => keys::workdir(common, base.digest, op),
+        })
+    }
+
+    fn error(&self, step: &PlannedStep, message: impl Into<String>) -> DockerfileError {
+        DockerfileError::at(&self.dockerfile.source, step.lines, message)
+    }
+
+    fn mount_error(&self, step: &PlannedStep, error: &CopyError) -> BuildError {
+        self.error(step, format!("mount source: {error}")).word("--mount").into()
+    }
+
+    /// An error of a copy, with the place, the word and, where that is why, the ignore rule.
+    pub(super) fn copy_error(
+        &self,
+        step: &PlannedStep,
+        op: &CopyOp,
+        input: Option<&InputTree>,
+        error: CopyError,
+    ) -> BuildError {
+        let keyword = step.instruction.split_whitespace().next().unwrap_or("COPY").to_uppercase();
+        let CopyError::NotFound { path } = &error else {
+            return self
+                .error(step, format!("{keyword} failed: {}", crate::hint::with_causes(&error)))
+                .into();
+        };
+        let Some(InputTree::Directory(context)) = input else {
+            let message = format!("{keyword} source \"{path}\" not found");
+            return self.error(step, message).word(path).into();
+        };
+        let clean = super::copy::view::clean(path.as_bytes());
+        if let Some(rule) = context.ignore.excluded_by(&clean) {
+            let message = format!(
+                "{keyword} source \"{path}\" not found in the context (excluded by {}:{})",
+                context.ignore_name, rule.line
+            );
+            return self.error(step, message).word(path).into();
+        }
+        let error =
+            self.error(step, format!("{keyword} source \"{path}\" not found in the context")).word(path);
+        let names = context.similar(&clean);
+        let _ = op;
+        error.suggest(path, names.iter().map(String::as_str)).into()
+    }
+
+    /// Looks up a record whose layers are there too.
+    async fn look_up(&self, preimage: &Preimage) -> Option<Hit> {
+        let key = preimage.key();
+        if self.distrusted.contains(&key) {
+            return None;
+        }
+        self.engine.cache.lookup(&key).await
+    }
+
+    /// Takes a step's result from a record.
+    fn cached(&self, step: &PlannedStep, base: &Arc<Chain>, hit: Hit, started: Instant) -> Arc<Chain> {
+        let Hit { record, from } = hit;
+        let saved = Duration::from_millis(record.duration_ms);
+        self.progress.cached.fetch_add(1, Ordering::Relaxed);
+        self.progress.saved_ms.fetch_add(record.duration_ms, Ordering::Relaxed);
+        let outcome = StepOutcome::Cached { from: from.to_string(), saved };
+        self.keyed(step, Some(record.preimage.clone()), outcome.clone());
+        self.emit(Event::StepFinished { step: step.id, outcome, duration: started.elapsed() });
+        self.adopt(step, base, record)
+    }
+
+    /// Puts a record's layers on top of a chain, and remembers the record.
+    fn adopt(&self, step: &PlannedStep, base: &Arc<Chain>, record: Record) -> Arc<Chain> {
+        let mut chain = Arc::clone(base);
+        for descriptor in &record.layers {
+            let layer = ChainLayer {
+                descriptor: *descriptor,
+                created: Some(record.created),
+                key: Some(record.key()),
+            };
+            chain = chain.with(layer, record.tree);
+        }
+        let mut records = self.progress.records.lock().unwrap_or_else(PoisonError::into_inner);
+        records.push((step.id, BundleStep { slot: step.slot.clone(), record }));
+        chain
+    }
+
+    async fn publish(&self, record: Record, replace: bool) -> Result<Record, BuildError> {
+        let published = self.engine.cache.publish(record, replace).await;
+        published.map_err(|error| BuildError::cache("storing a step's result", error))
+    }
+
+    /// Stores a record under another key as well. Only a short cut: its loss costs time.
+    async fn publish_alias(&self, record: &Record, preimage: Preimage) {
+        let record = Record { preimage, scope: self.engine.cache.write_scope().clone(), ..record.clone() };
+        let _ = self.engine.cache.publish(record, true).await;
+    }
+
+    /// Waits until no other build on this machine works on the same step.
+    async fn lock(&self, step: &PlannedStep, key: &Key) -> Result<crate::store::Lock, BuildError> {
+        let name = format!("step-{}", key.0.hex());
+        let failed = |error| BuildError::cache("locking a step", error);
+        let local = self.engine.cache.local();
+        if let Some(lock) = local.try_lock(&name).map_err(failed)? {
+            return Ok(lock);
+        }
+        self.emit(Event::StepStatus { step: step.id, status: "waiting for another build".to_owned() });
+        local.lock(&name).await.map_err(failed)
+    }
+
+    pub(super) fn emit(&self, event: Event) {
+        self.engine.events.emit(event);
+    }
+}
+
+/// What a step that ran made.
+pub(crate) struct Made {
+    pub(crate) descriptor: LayerDescriptor,
+    pub(crate) tree: Arc<crate::tree::Tree>,
+    pub(crate) log: Option<Digest>,
+}

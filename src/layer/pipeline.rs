@@ -1,0 +1,195 @@
+//! Compresses frames on several threads, and hashes each byte as few times as the digests allow.
+//!
+//! Three kinds of threads work side by side: the caller's reads files and writes the blob, one hashes the tar, and
+//! `threads` others hash and compress one frame each. Frames leave in the order in which they came.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use super::error::LayerError;
+use super::toc::Frame;
+use crate::digest::{Digest, Hasher, Hashing};
+
+/// How a layer is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// zstd, one frame each; with the TOC in the blob.
+    Zstd {
+        /// zstd's level; 3 unless there is a reason.
+        level: i32,
+    },
+    /// gzip, one member each, for clients that know no zstd.
+    Gzip {
+        /// 0 to 9.
+        level: u32,
+    },
+    /// None.
+    None,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self::Zstd { level: 3 }
+    }
+}
+
+/// More threads would only hold more memory: a frame and what it is compressed to are up to 2 MiB, and there are two
+/// of them for each thread and two more: 28 MiB.
+const THREADS_MAX: usize = 6;
+
+struct Job {
+    raw: Arc<Vec<u8>>,
+    id: Option<Digest>,
+    reply: SyncSender<io::Result<Done>>,
+}
+
+struct Done {
+    id: Digest,
+    raw: Arc<Vec<u8>>,
+    /// `None` if it stays as it is.
+    compressed: Option<Vec<u8>>,
+}
+
+/// What is known when everything is written.
+pub(super) struct Finished<W> {
+    pub(super) out: Hashing<W>,
+    pub(super) frames: Vec<Frame>,
+    pub(super) diff_id: Digest,
+}
+
+pub(super) struct Pipeline<W> {
+    out: Hashing<W>,
+    frames: Vec<Frame>,
+    jobs: SyncSender<Job>,
+    tar: SyncSender<Arc<Vec<u8>>>,
+    waiting: VecDeque<Receiver<io::Result<Done>>>,
+    in_flight: usize,
+    workers: Vec<JoinHandle<()>>,
+    hasher: JoinHandle<Digest>,
+}
+
+impl<W: Write> Pipeline<W> {
+    pub(super) fn new(out: W, compression: Compression, threads: usize) -> Result<Self, LayerError> {
+        let threads = threads.clamp(1, THREADS_MAX);
+        let in_flight = 2 * threads + 2;
+        let (jobs, queue) = sync_channel::<Job>(in_flight);
+        let queue = Arc::new(Mutex::new(queue));
+        let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let mut workers = Vec::new();
+        for _ in 0..threads {
+            let queue = Arc::clone(&queue);
+            let mut worker = Worker::new(compression).map_err(LayerError::io("preparing compression"))?;
+            let thread = spawn("layer-frame").spawn(move || {
+                loop {
+                    let job = match queue.lock() {
+                        Ok(queue) => queue.recv(),
+                        Err(_) => return,
+                    };
+                    let Ok(Job { raw, id, reply }) = job else { return };
+                    // Nobody waits for the answer if the writer was given up.
+                    let _ = reply.send(worker.run(raw, id));
+                }
+            });
+            workers.push(thread.map_err(LayerError::io("starting a thread"))?);
+        }
+        let (tar, pieces) = sync_channel::<Arc<Vec<u8>>>(in_flight);
+        let hasher = spawn("layer-hash").spawn(move || {
+            let mut hasher = Hasher::default();
+            for piece in pieces {
+                hasher.update(&piece);
+            }
+            hasher.finish()
+        });
+        let hasher = hasher.map_err(LayerError::io("starting a thread"))?;
+        let out = Hashing::new(out);
+        let waiting = VecDeque::new();
+        Ok(Self { out, frames: Vec::new(), jobs, tar, waiting, in_flight, workers, hasher })
+    }
+
+    /// Adds the next frame of the tar. `id` is the digest of `raw`, where it is known already.
+    pub(super) fn frame(&mut self, raw: Vec<u8>, id: Option<Digest>) -> Result<(), LayerError> {
+        if raw.is_empty() {
+            return Ok(());
+        }
+        while self.waiting.len() >= self.in_flight {
+            self.write_next()?;
+        }
+        let raw = Arc::new(raw);
+        let (reply, answer) = sync_channel(1);
+        self.tar.send(Arc::clone(&raw)).map_err(|_| LayerError::Pipeline)?;
+        self.jobs.send(Job { raw, id, reply }).map_err(|_| LayerError::Pipeline)?;
+        self.waiting.push_back(answer);
+        Ok(())
+    }
+
+    fn write_next(&mut self) -> Result<(), LayerError> {
+        let Some(answer) = self.waiting.pop_front() else { return Ok(()) };
+        let done = answer.recv().map_err(|_| LayerError::Pipeline)?;
+        let done = done.map_err(LayerError::io("compressing the layer"))?;
+        let bytes = done.compressed.as_ref().unwrap_or(&done.raw);
+        self.out.write_all(bytes).map_err(LayerError::io("writing the layer"))?;
+        self.frames.push(Frame { id: done.id, raw_size: done.raw.len() as u64, size: bytes.len() as u64 });
+        Ok(())
+    }
+
+    /// Waits for everything that was added.
+    pub(super) fn finish(mut self) -> Result<Finished<W>, LayerError> {
+        while !self.waiting.is_empty() {
+            self.write_next()?;
+        }
+        drop((self.jobs, self.tar));
+        for worker in self.workers {
+            worker.join().map_err(|_| LayerError::Pipeline)?;
+        }
+        let diff_id = self.hasher.join().map_err(|_| LayerError::Pipeline)?;
+        Ok(Finished { out: self.out, frames: self.frames, diff_id })
+    }
+}
+
+enum Worker {
+    Zstd(zstd::bulk::Compressor<'static>),
+    Gzip(u32),
+    None,
+}
+
+impl Worker {
+    fn new(compression: Compression) -> io::Result<Self> {
+        Ok(match compression {
+            Compression::Zstd { level } => Self::Zstd(compressor(level)?),
+            Compression::Gzip { level } => Self::Gzip(level.min(9)),
+            Compression::None => Self::None,
+        })
+    }
+
+    fn run(&mut self, raw: Arc<Vec<u8>>, id: Option<Digest>) -> io::Result<Done> {
+        let id = id.unwrap_or_else(|| Digest::of(&*raw));
+        let compressed = match self {
+            Self::Zstd(compressor) => Some(compressor.compress(&raw)?),
+            Self::Gzip(level) => Some(gzip(&raw, *level)?),
+            Self::None => None,
+        };
+        Ok(Done { id, raw, compressed })
+    }
+}
+
+/// A compressor as the format wants it: content size on; no checksum, since every frame is verified by its digest; no
+/// dictionary.
+pub(super) fn compressor(level: i32) -> io::Result<zstd::bulk::Compressor<'static>> {
+    use zstd::zstd_safe::CParameter;
+    let mut compressor = zstd::bulk::Compressor::new(level)?;
+    compressor.set_parameter(CParameter::ContentSizeFlag(true))?;
+    compressor.set_parameter(CParameter::ChecksumFlag(false))?;
+    Ok(compressor)
+}
+
+/// One gzip member, without name and time.
+fn gzip(raw: &[u8], level: u32) -> io::Result<Vec<u8>> {
+    let out = Vec::with_capacity(raw.len() / 2);
+    let builder = flate2::GzBuilder::new().mtime(0).operating_system(255);
+    let mut encoder = builder.write(out, flate2::Compression::new(level));
+    encoder.write_all(raw)?;
+    encoder.finish()
+}

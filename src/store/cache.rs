@@ -1,0 +1,423 @@
+//! What a build uses: the local store in front of an optional remote one.
+//!
+//! The remote store may be slow, dead or wrong at any moment. All of that is a miss and at most two warnings,
+//! and what a build waits for it in vain is bounded: see [`CacheOptions::remote_budget`].
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, Semaphore};
+
+use super::directory::Completeness;
+use super::remote::Remote;
+use super::{BlobSource, DirectoryStore, Store, StoreError};
+use crate::digest::Digest;
+use crate::event::Events;
+use crate::record::{Bundle, BundleName, Key, Record, Scope};
+
+/// TOCs up to this size are taken from a remote store. A layer of a million files has one of about 100 MB.
+const TOC_BYTES_MAX: u64 = 512 << 20;
+
+/// Records that wait for their upload. More than any build has steps; what is beyond it is not uploaded.
+const PENDING_MAX: u64 = 4096;
+
+/// Uploads at a time: enough to fill a connection, few enough to leave the machine to the build.
+const UPLOADS: usize = 4;
+
+/// How a [`Cache`] behaves.
+#[derive(Debug, Clone)]
+pub struct CacheOptions {
+    /// Where records are looked for, in this order.
+    pub scopes: Vec<Scope>,
+    /// Where records are written.
+    pub write_scope: Scope,
+    /// Write nothing to the remote store.
+    pub read_only: bool,
+    /// How long all of one build may wait for the remote store in vain: for answers that never come, for errors,
+    /// and for what ordinary answers take beyond 100 ms each. When it is used up, the store is not asked again.
+    pub remote_budget: Duration,
+}
+
+impl Default for CacheOptions {
+    fn default() -> Self {
+        Self {
+            scopes: vec![Scope::default()],
+            write_scope: Scope::default(),
+            read_only: false,
+            remote_budget: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Where a record was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// In the local store.
+    Local,
+    /// In the remote store of this location.
+    Remote(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local => f.write_str("local cache"),
+            Self::Remote(location) => f.write_str(location),
+        }
+    }
+}
+
+/// A record that was found. Its TOCs are in the local store; its layers are there or in the remote one.
+#[derive(Debug, Clone)]
+pub struct Hit {
+    /// The record.
+    pub record: Record,
+    /// Where it was.
+    pub from: Origin,
+}
+
+/// Bytes exchanged with the remote store so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Bytes of blobs received.
+    pub downloaded: u64,
+    /// Bytes of blobs sent.
+    pub uploaded: u64,
+}
+
+/// How the uploads went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FlushReport {
+    /// Bytes of blobs sent in all.
+    pub uploaded_bytes: u64,
+    /// Records and bundles that could not be uploaded.
+    pub failed: u64,
+    /// Records and bundles that were still waiting when the time was over.
+    pub pending: u64,
+}
+
+/// The stores that a build uses. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Cache(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    local: DirectoryStore,
+    remote: Option<Remote>,
+    options: CacheOptions,
+    /// Records that came with a bundle, and that the remote store had whole at that time.
+    bundled: Mutex<HashMap<Key, Record>>,
+    /// Keeps tasks from fetching the same blob at once. An entry lives as long as somebody fetches.
+    fetching: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+    /// Blobs of the local store whose content was found to be right.
+    verified: Mutex<HashSet<Digest>>,
+    uploads: Semaphore,
+    pending: AtomicU64,
+    failed: AtomicU64,
+    done: Notify,
+    downloaded: AtomicU64,
+    uploaded: AtomicU64,
+}
+
+/// What is sent to the remote store in the background.
+enum Upload {
+    Record(Record),
+    Bundle(BundleName, Scope, Bundle),
+}
+
+/// One upload; counts down when it ends, however it ends.
+struct Pending(Arc<Inner>);
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Ordering::SeqCst);
+        self.0.done.notify_waiters();
+    }
+}
+
+impl Cache {
+    /// Puts `local` in front of `remote`.
+    pub fn new(
+        local: DirectoryStore,
+        remote: Option<Arc<dyn Store>>,
+        options: CacheOptions,
+        events: Events,
+    ) -> Self {
+        local.announce();
+        let remote = remote.map(|store| Remote::new(store, options.remote_budget, events));
+        Self(Arc::new(Inner {
+            local,
+            remote,
+            options,
+            bundled: Mutex::default(),
+            fetching: Mutex::default(),
+            verified: Mutex::default(),
+            uploads: Semaphore::new(UPLOADS),
+            pending: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            done: Notify::new(),
+            downloaded: AtomicU64::new(0),
+            uploaded: AtomicU64::new(0),
+        }))
+    }
+
+    /// The local store.
+    pub fn local(&self) -> &DirectoryStore {
+        &self.0.local
+    }
+
+    /// The scope that records must have to be published here.
+    pub fn write_scope(&self) -> &Scope {
+        &self.0.options.write_scope
+    }
+
+    /// The record for `key`. Whatever goes wrong is a miss.
+    pub async fn lookup(&self, key: &Key) -> Option<Hit> {
+        let inner = &self.0;
+        let scopes = &inner.options.scopes;
+        let local = inner.local.find_record(key, scopes, Completeness::Tocs).ok().flatten();
+        if let Some(record) = local {
+            let absent: Vec<_> = inner.local.absent_layers(&record);
+            if absent.is_empty() || self.remote_has(&absent).await {
+                return Some(Hit { record, from: Origin::Local });
+            }
+        }
+        let remote = inner.remote.as_ref()?;
+        let bundled = inner.bundled.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
+        let record = match bundled {
+            Some(record) => record,
+            None => remote.ask(remote.store().read_record(key, scopes)).await??,
+        };
+        if record.key() != *key || !scopes.contains(&record.scope) {
+            remote.distrust("it answered with a record of another key or scope");
+            return None;
+        }
+        for layer in &record.layers {
+            self.read_blob(&layer.toc, TOC_BYTES_MAX).await?;
+        }
+        // Keeping it saves the next build a round trip; a full disk is no reason to miss.
+        let _ = inner.local.put_record(&record, Completeness::Tocs);
+        Some(Hit { record, from: Origin::Remote(remote.store().location()) })
+    }
+
+    /// Reads a blob into memory, from the remote store if need be; it is then in the local one too. `None` if no
+    /// store has it, or it is larger than `limit` bytes.
+    pub async fn read_blob(&self, digest: &Digest, limit: u64) -> Option<Bytes> {
+        let inner = &self.0;
+        if let Ok(Some(bytes)) = inner.local.read_blob(digest, limit).await {
+            return Some(bytes);
+        }
+        if inner.local.open_blob(digest).is_some_and(|(_, size)| size > limit) {
+            return None;
+        }
+        let remote = inner.remote.as_ref()?;
+        let bytes = remote.ask(remote.store().read_blob(digest, limit)).await??;
+        inner.downloaded.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if bytes.len() as u64 > limit || !digest.matches(&bytes) {
+            remote.distrust("it answered with damaged content");
+            return None;
+        }
+        let _ = inner.local.write_blob(digest, BlobSource::Bytes(bytes.clone())).await;
+        Some(bytes)
+    }
+
+    /// The local file with a blob of `size` bytes, fetched from the remote store if need be. `None` if no store
+    /// has it. Its content is verified once in the life of this value.
+    pub async fn blob_file(&self, digest: &Digest, size: u64) -> Option<PathBuf> {
+        let inner = &self.0;
+        let path = inner.local.blob_path(digest);
+        if self.is_verified(digest, size).await {
+            return Some(path);
+        }
+        let remote = inner.remote.as_ref()?;
+        let gate = {
+            let mut fetching = inner.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+            fetching.retain(|_, gate| Arc::strong_count(gate) > 1);
+            Arc::clone(fetching.entry(*digest).or_default())
+        };
+        let _alone = gate.lock().await;
+        if inner.local.is_stored(digest, size) {
+            return Some(path);
+        }
+        let directory = inner.local.tmp_dir().ok()?;
+        let copy = directory.path().join("blob");
+        if !remote.transfer(size, remote.store().fetch_blob(digest, size, &copy)).await? {
+            return None;
+        }
+        inner.downloaded.fetch_add(size, Ordering::Relaxed);
+        match inner.local.write_blob(digest, BlobSource::File(copy)).await {
+            Ok(_) if self.is_verified(digest, size).await => Some(path),
+            Ok(_) | Err(StoreError::Mismatch { .. }) => {
+                remote.distrust("it answered with damaged content");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Stores a record whose blobs are in the local store (or known to the remote one), and returns the one that
+    /// counts from now on: whoever was first wins, unless `replace` says that this one is to. The upload goes on
+    /// in the background; a remote store keeps the record that it has, even with `replace`.
+    ///
+    /// # Errors
+    /// Only what is wrong with the local store.
+    pub async fn publish(&self, record: Record, replace: bool) -> Result<Record, StoreError> {
+        let inner = &self.0;
+        let absent = inner.local.absent_layers(&record);
+        let completeness = if !absent.is_empty() && self.remote_has(&absent).await {
+            Completeness::Tocs
+        } else {
+            Completeness::Whole
+        };
+        let winner = if replace {
+            inner.local.replace_record(&record, completeness)?;
+            record
+        } else {
+            inner.local.put_record(&record, completeness)?
+        };
+        self.in_background(Upload::Record(winner.clone()));
+        Ok(winner)
+    }
+
+    /// The bundle `name`: the remote store's, which all runners write, or else the local one.
+    pub async fn bundle(&self, name: &BundleName) -> Option<Bundle> {
+        let inner = &self.0;
+        let scopes = &inner.options.scopes;
+        if let Some(remote) = &inner.remote
+            && let Some(Some(bundle)) = remote.ask(remote.store().read_bundle(name, scopes)).await
+        {
+            self.keep_bundled(remote, &bundle).await;
+            return Some(bundle);
+        }
+        inner.local.read_bundle(name, scopes).await.ok().flatten()
+    }
+
+    /// Stores a bundle, here at once and in the remote store in the background.
+    ///
+    /// # Errors
+    /// Only what is wrong with the local store.
+    pub async fn publish_bundle(&self, name: &BundleName, bundle: Bundle) -> Result<(), StoreError> {
+        let (name, scope) = (*name, self.0.options.write_scope.clone());
+        self.0.local.write_bundle(&name, &scope, &bundle).await?;
+        self.in_background(Upload::Bundle(name, scope, bundle));
+        Ok(())
+    }
+
+    /// Waits for the uploads, at most for `grace`.
+    pub async fn flush(&self, grace: Duration) -> FlushReport {
+        let inner = &self.0;
+        let all = async {
+            loop {
+                let done = inner.done.notified();
+                tokio::pin!(done);
+                // Registered before the count is read, so that no end of an upload is overlooked.
+                done.as_mut().enable();
+                if inner.pending.load(Ordering::SeqCst) == 0 {
+                    return;
+                }
+                done.await;
+            }
+        };
+        let _ = tokio::time::timeout(grace, all).await;
+        FlushReport {
+            uploaded_bytes: inner.uploaded.load(Ordering::Relaxed),
+            failed: inner.failed.load(Ordering::Relaxed),
+            pending: inner.pending.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Bytes exchanged with the remote store so far.
+    pub fn stats(&self) -> CacheStats {
+        CacheStats {
+            downloaded: self.0.downloaded.load(Ordering::Relaxed),
+            uploaded: self.0.uploaded.load(Ordering::Relaxed),
+        }
+    }
+
+    async fn is_verified(&self, digest: &Digest, size: u64) -> bool {
+        let inner = &self.0;
+        let known = inner.verified.lock().unwrap_or_else(PoisonError::into_inner).contains(digest);
+        let sound = inner.local.is_stored(digest, size) && (known || inner.local.verify_blob(digest).await);
+        if sound && !known {
+            inner.verified.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest);
+        }
+        sound
+    }
+
+    async fn remote_has(&self, digests: &[Digest]) -> bool {
+        let Some(remote) = &self.0.remote else { return false };
+        remote.ask(remote.store().missing_blobs(digests)).await.is_some_and(|missing| missing.is_empty())
+    }
+
+    /// Remembers those of the bundle's records whose blobs are all there: one question instead of one a step.
+    async fn keep_bundled(&self, remote: &Remote, bundle: &Bundle) {
+        let trusted = |record: &&Record| self.0.options.scopes.contains(&record.scope);
+        let records: Vec<_> = bundle.steps.iter().map(|step| &step.record).filter(trusted).collect();
+        let blobs: Vec<_> = records.iter().flat_map(|record| record.blobs()).collect();
+        let Some(missing) = remote.ask(remote.store().missing_blobs(&blobs)).await else { return };
+        let mut bundled = self.0.bundled.lock().unwrap_or_else(PoisonError::into_inner);
+        for record in records {
+            if !record.blobs().any(|digest| missing.contains(&digest)) {
+                bundled.insert(record.key(), record.clone());
+            }
+        }
+    }
+
+    /// Runs an upload beside the build.
+    fn in_background(&self, upload: Upload) {
+        let inner = Arc::clone(&self.0);
+        if inner.remote.is_none() || inner.options.read_only {
+            return;
+        }
+        let waiting = inner.pending.fetch_add(1, Ordering::SeqCst);
+        let pending = Pending(inner);
+        if waiting >= PENDING_MAX {
+            pending.0.failed.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        tokio::spawn(async move {
+            let inner = &*pending.0;
+            let Some(remote) = &inner.remote else { return };
+            let _permit = inner.uploads.acquire().await;
+            let sent = match &upload {
+                Upload::Record(record) => inner.upload(remote, record).await,
+                Upload::Bundle(name, scope, bundle) => {
+                    remote.send(remote.store().write_bundle(name, scope, bundle)).await.is_some()
+                }
+            };
+            if !sent {
+                inner.failed.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+}
+
+impl Inner {
+    /// Sends the blobs that are missing, then the record.
+    async fn upload(&self, remote: &Remote, record: &Record) -> bool {
+        let blobs: Vec<_> = record.blobs().chain(record.log).collect();
+        let Some(missing) = remote.send(remote.store().missing_blobs(&blobs)).await else { return false };
+        for digest in missing {
+            let Some((_, size)) = self.local.open_blob(&digest) else {
+                if record.log == Some(digest) {
+                    continue;
+                }
+                return false;
+            };
+            let source = BlobSource::File(self.local.blob_path(&digest));
+            match remote.send_blob(size, remote.store().write_blob(&digest, source)).await {
+                None => return false,
+                Some(true) => {
+                    self.uploaded.fetch_add(size, Ordering::Relaxed);
+                }
+                Some(false) => {}
+            }
+        }
+        remote.send(remote.store().write_record(record)).await.is_some()
+    }
+}

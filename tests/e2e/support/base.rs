@@ -1,0 +1,248 @@
+//! Base images, made on this machine from its own packages: nothing is pulled from a registry.
+//!
+//! They are kept in `target/tmp/bases`, keyed by what went into them, so that a second run finds them made.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use serde_json::json;
+
+use super::oci::{self, TarBuilder};
+
+/// A statically linked shell and its tools: an image of one layer of about 2 MB.
+///
+/// Besides root it knows the user `app` (1000, group `app` 1000) and the group `staff` (50).
+pub(crate) fn busybox() -> &'static Path {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let program = busybox_program();
+        let bytes = std::fs::read(&program).unwrap();
+        let applets = applets(&program);
+        let key = oci::digest(format!("1 {} {applets:?}", oci::digest(&bytes)).as_bytes());
+        cached("busybox", &key, |directory| {
+            let mut tar = TarBuilder::new();
+            for (path, mode) in [
+                ("bin", 0o755),
+                ("dev", 0o755),
+                ("etc", 0o755),
+                ("home", 0o755),
+                ("proc", 0o755),
+                ("root", 0o700),
+                ("sys", 0o755),
+                ("tmp", 0o1777),
+                ("usr", 0o755),
+                ("usr/bin", 0o755),
+                ("var", 0o755),
+            ] {
+                tar = tar.directory(path, mode);
+            }
+            tar = tar
+                .file("bin/busybox", 0o755, &bytes)
+                .file(
+                    "etc/passwd",
+                    0o644,
+                    b"root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n",
+                )
+                .file("etc/group", 0o644, b"root:x:0:\nstaff:x:50:app\napp:x:1000:\n");
+            for applet in &applets {
+                tar = tar.symlink(&format!("bin/{applet}"), "busybox");
+            }
+            // What a `#!` line expects.
+            tar = tar.symlink("usr/bin/env", "/bin/busybox");
+            let layer = tar.finish();
+            oci::write_layout(
+                directory,
+                &[&layer],
+                &json!({"Env": ["PATH=/bin:/usr/bin"], "Cmd": ["/bin/sh"]}),
+            );
+        })
+    })
+}
+
+fn busybox_program() -> PathBuf {
+    ["/bin/busybox", "/usr/bin/busybox"]
+        .into_iter()
+        .map(PathBuf::from)
+        .find(|path| path.exists())
+        .expect("no busybox: `./test` installs busybox-static")
+}
+
+fn applets(program: &Path) -> Vec<String> {
+    let list = run(Command::new(program).arg("--list"));
+    list.lines().filter(|applet| *applet != "busybox").map(ToOwned::to_owned).collect()
+}
+
+/// The machine's own Debian or Ubuntu release as debootstrap makes it: dpkg, apt and what they need, set up for
+/// the package mirror that this machine uses, so that `apt-get update && apt-get install` works in a step.
+pub(crate) fn debian() -> &'static Path {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let apt = Apt::of_this_machine();
+        let key = oci::digest(format!("1 {apt:?}").as_bytes());
+        cached("debian", &key, |directory| {
+            let root = directory.with_extension("root");
+            let tar = directory.with_extension("tar");
+            apt.bootstrap(&root);
+            // Entries in a fixed order, so that the same packages give the same image.
+            run(as_root("tar").args(["--create", "--numeric-owner", "--xattrs", "--sort=name"]).args([
+                "--exclude=./proc/*",
+                "--exclude=./sys/*",
+                "--exclude=./dev/*",
+                "--exclude=./var/cache/apt/*",
+                "--exclude=./var/lib/apt/lists/*",
+                "--exclude=./var/log/*",
+                "--file",
+                tar.to_str().unwrap(),
+                "--directory",
+                root.to_str().unwrap(),
+                ".",
+            ]));
+            let layer = std::fs::read(&tar).unwrap();
+            let environment = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"];
+            oci::write_layout(directory, &[&layer], &json!({"Env": environment, "Cmd": ["bash"]}));
+            run(as_root("rm").arg("-rf").arg(&root).arg(&tar));
+        })
+    })
+}
+
+/// Where this machine gets its packages from.
+#[derive(Debug)]
+struct Apt {
+    suite: String,
+    /// URI, suite and components of each source of the distribution itself.
+    sources: Vec<(String, String, Vec<String>)>,
+    /// The settings about reaching a mirror: proxies, certificates, checks.
+    settings: String,
+}
+
+impl Apt {
+    fn of_this_machine() -> Self {
+        let release = std::fs::read_to_string("/etc/os-release").unwrap();
+        let field = |name: &str| {
+            release
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+                .map(|value| value.trim_matches('"').to_owned())
+        };
+        let suite = field("VERSION_CODENAME").expect("/etc/os-release names no release");
+        let format = "$(REPO_URI) $(RELEASE) $(COMPONENT)";
+        let listed =
+            run(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]));
+        let mut sources: Vec<(String, String, Vec<String>)> = Vec::new();
+        for line in listed.lines() {
+            let mut words = line.split(' ').map(ToOwned::to_owned);
+            let (Some(uri), Some(of), Some(component)) = (words.next(), words.next(), words.next()) else {
+                continue;
+            };
+            // Third parties' sources have keys and suites of their own, and the tests need none of them.
+            if of != suite && !of.starts_with(&format!("{suite}-")) {
+                continue;
+            }
+            match sources.iter_mut().find(|source| source.0 == uri && source.1 == of) {
+                Some(source) if source.2.contains(&component) => {}
+                Some(source) => source.2.push(component),
+                None => sources.push((uri, of, vec![component])),
+            }
+        }
+        if sources.is_empty() {
+            let mirror = if field("ID").as_deref() == Some("ubuntu") {
+                "http://archive.ubuntu.com/ubuntu"
+            } else {
+                "http://deb.debian.org/debian"
+            };
+            sources.push((mirror.to_owned(), suite.clone(), vec!["main".to_owned()]));
+        }
+        let dumped = run(Command::new("apt-config").arg("dump"));
+        let settings = dumped
+            .lines()
+            .filter(|line| {
+                ["Acquire::Check-", "Acquire::Retries", "Acquire::http", "Acquire::https", "Acquire::ftp"]
+                    .iter()
+                    .any(|prefix| line.starts_with(prefix))
+            })
+            .fold(String::new(), |text, line| text + line + "\n");
+        Self { suite, sources, settings }
+    }
+
+    fn bootstrap(&self, root: &Path) {
+        let main = self.sources.iter().find(|source| source.1 == self.suite).unwrap_or(&self.sources[0]);
+        let mut command = as_root("debootstrap");
+        command.args(["--variant=minbase", "--merged-usr"]);
+        command.arg(format!("--components={}", main.2.join(",")));
+        if main.0.starts_with("https:") {
+            command.arg("--include=ca-certificates");
+        }
+        run(command.arg(&self.suite).arg(root).arg(&main.0));
+        let sources = self.sources.iter().fold(String::new(), |mut text, (uri, suite, components)| {
+            writeln!(text, "deb {uri} {suite} {}", components.join(" ")).unwrap();
+            text
+        });
+        install(&root.join("etc/apt/sources.list"), &sources);
+        install(&root.join("etc/apt/apt.conf.d/90this-machine"), &self.settings);
+        // A certificate authority of the machine's own, if its settings name one.
+        for line in self.settings.lines().filter(|line| line.contains("CaInfo")) {
+            if let Some(path) = line.split('"').nth(1) {
+                let copy = root.join(path.trim_start_matches('/'));
+                run(as_root("install").args(["-D", "-m", "644"]).arg(path).arg(copy));
+            }
+        }
+    }
+}
+
+/// Writes a file into a directory that belongs to root.
+fn install(path: &Path, content: &str) {
+    let mut source = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut source, content.as_bytes()).unwrap();
+    run(as_root("install").args(["-D", "-m", "644"]).arg(source.path()).arg(path));
+}
+
+/// A command run as root: directly, or through sudo, which must not ask.
+fn as_root(program: &str) -> Command {
+    if super::is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("sudo");
+    command.args(["--non-interactive", program]);
+    command
+}
+
+#[track_caller]
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| {
+        panic!("{command:?}: {error}\n(what the tests need is installed by `./test`)");
+    });
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The directory of a base, made by `make` unless it is there: complete or absent, also when two test processes
+/// want it at the same time.
+fn cached(name: &str, key: &str, make: impl FnOnce(&Path)) -> PathBuf {
+    let bases = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bases");
+    std::fs::create_dir_all(&bases).unwrap();
+    let lock = File::create(bases.join(format!("{name}.lock"))).unwrap();
+    lock.lock().unwrap();
+    let directory = bases.join(format!("{name}-{}", &key["sha256:".len()..][..16]));
+    if !directory.exists() {
+        // What an interrupted run left: the lock says that nobody is at work here.
+        for left in std::fs::read_dir(&bases).unwrap().map(Result::unwrap) {
+            let file_name = left.file_name().into_string().unwrap();
+            if file_name.starts_with(&format!("{name}-")) {
+                run(as_root("rm").arg("-rf").arg(left.path()));
+            }
+        }
+        let unfinished = bases.join(format!("{name}-unfinished"));
+        make(&unfinished);
+        std::fs::rename(&unfinished, &directory).unwrap();
+    }
+    directory
+}

@@ -1,0 +1,77 @@
+//! BuildKit, which decides what a Dockerfile means, for those who have it: `./test --long` builds it with Go.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::{Context, Output, base, text};
+
+/// A daemon of its own for one test, gone when dropped.
+pub(crate) struct BuildKit {
+    daemon: Child,
+    client: PathBuf,
+    socket: String,
+}
+
+impl BuildKit {
+    /// Starts it, if `BUILDKIT_BIN` names the directory of `buildkitd` and `buildctl`.
+    pub(crate) fn start(context: &Context) -> Option<Self> {
+        let programs = PathBuf::from(std::env::var_os("BUILDKIT_BIN")?);
+        let runtime = Command::new("sh").args(["-c", "command -v runc"]).output().unwrap().stdout;
+        let runtime = String::from_utf8(runtime).unwrap();
+        let socket = format!("unix://{}", context.path("buildkit.socket").display());
+        let daemon = Command::new(programs.join("buildkitd"))
+            .args([
+                "--oci-worker=true",
+                "--containerd-worker=false",
+                "--oci-worker-net=host",
+                "--addr",
+                &socket,
+            ])
+            .args(["--oci-worker-binary", runtime.trim(), "--root"])
+            .arg(context.path("buildkit"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("BUILDKIT_BIN={}: buildkitd: {error}", programs.display()));
+        let buildkit = Self { daemon, client: programs.join("buildctl"), socket };
+        let started = Instant::now();
+        while !buildkit.client(context).args(["debug", "workers"]).output().status.success() {
+            assert!(started.elapsed() < Duration::from_secs(20), "buildkitd did not start");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Some(buildkit)
+    }
+
+    fn client(&self, context: &Context) -> super::Run {
+        context.command(&self.client).args(["--addr", &self.socket])
+    }
+
+    /// Builds the Dockerfile of a directory over the busybox base, from nothing, into a plain tar.
+    pub(crate) fn build(&self, context: &Context, directory: &Path, tar: &Path) -> Output {
+        let busybox = base::busybox();
+        let index: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(busybox.join("index.json")).unwrap()).unwrap();
+        let digest = index["manifests"][0]["digest"].as_str().unwrap();
+        self.client(context)
+            .args(["build", "--no-cache", "--progress=plain", "--frontend=dockerfile.v0"])
+            .args(["--oci-layout", &format!("base={}", text(busybox))])
+            .args(["--opt", &format!("context:busybox=oci-layout://base@{digest}")])
+            .option_path("--local", "context=", directory)
+            .option_path("--local", "dockerfile=", directory)
+            .option_path("--output", "type=tar,dest=", tar)
+            .output()
+    }
+}
+
+impl Drop for BuildKit {
+    fn drop(&mut self) {
+        // Asked to end, not killed: it has mounts to undo.
+        drop(rustix::process::kill_process(
+            rustix::process::Pid::from_child(&self.daemon),
+            rustix::process::Signal::TERM,
+        ));
+        drop(self.daemon.wait());
+    }
+}

@@ -1,0 +1,69 @@
+//! Debian's docker-registry on loopback.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+/// A registry of its own for one test, gone when dropped.
+pub(crate) struct Registry {
+    child: Child,
+    address: String,
+    _storage: TempDir,
+}
+
+impl Registry {
+    /// Starts one on a free port.
+    pub(crate) fn start() -> Self {
+        let storage =
+            tempfile::Builder::new().prefix("registry-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let config = storage.path().join("config.yml");
+        std::fs::write(
+            &config,
+            format!(
+                "version: 0.1\nlog: {{level: info, formatter: json, accesslog: {{disabled: true}}}}\n\
+                 storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
+                 http: {{addr: '127.0.0.1:0'}}\n",
+                storage.path().join("data").display()
+            ),
+        )
+        .unwrap();
+        let mut child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("docker-registry: {error}\n(`./test` installs it)"));
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let (sender, receiver) = mpsc::channel();
+        // Reads to the end, so that the registry never blocks on a full pipe.
+        std::thread::spawn(move || {
+            for line in log.lines().map_while(Result::ok) {
+                if let Some((_, rest)) = line.split_once("listening on ") {
+                    let address: String =
+                        rest.chars().take_while(|c| c.is_ascii_digit() || matches!(c, '.' | ':')).collect();
+                    drop(sender.send(address));
+                }
+            }
+        });
+        let address = receiver.recv_timeout(Duration::from_secs(20)).expect("the registry did not start");
+        Self { child, address, _storage: storage }
+    }
+
+    /// `127.0.0.1:port`
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
