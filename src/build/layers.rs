@@ -316,9 +316,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How overlayfs marks what is removed.
+pub(crate) fn whiteouts(ownership: super::engine::Ownership) -> Whiteouts {
+    if ownership.user_namespace { Whiteouts::OverlayUser } else { Whiteouts::OverlayRoot }
+}
+
 fn unpack_options(ownership: super::engine::Ownership) -> UnpackOptions {
     UnpackOptions {
-        whiteouts: if ownership.user_namespace { Whiteouts::OverlayUser } else { Whiteouts::OverlayRoot },
+        whiteouts: whiteouts(ownership),
         chown: !ownership.single_id,
     }
 }

@@ -293,7 +293,8 @@ impl Solver<'_> {
         let tree = Arc::clone(tree);
         let number = layer_number(base);
         let options = DiffOptions {
-            exclude: outcome.created_mountpoints,
+            whiteouts: super::layers::whiteouts(self.engine.ownership),
+            exclude: outcome.created_mountpoints.into_iter().collect(),
             clamp: self.request.source_date_epoch,
             single_id: self.engine.ownership.single_id,
         };
@@ -301,9 +302,13 @@ impl Solver<'_> {
         self.engine
             .blocking(move || {
                 let finished = write_layer(&engine, Compression::default(), |writer| {
-                    diff_upper(&upper, &tree, &options, writer).map_err(|error| {
-                        BuildError::cache("turning what the command changed into a layer", error)
-                    })
+                    let failed = "turning what the command changed into a layer";
+                    let directory =
+                        fs_err::File::open(&upper).map_err(|error| BuildError::cache(failed, error))?;
+                    let lower: &Tree = &tree;
+                    diff_upper(directory.file(), lower, &options, writer)
+                        .map_err(|error| BuildError::cache(failed, error))?;
+                    Ok(())
                 })?;
                 let mut merged = (*tree).clone();
                 merged

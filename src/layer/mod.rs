@@ -5,6 +5,7 @@
 
 mod chunk;
 mod decompress;
+mod diff;
 mod error;
 mod frames;
 mod header;
@@ -19,6 +20,7 @@ mod unpack;
 mod write;
 
 pub use decompress::{Encoding, SNIFF_LENGTH, decompress};
+pub use diff::{DiffOptions, Lower, diff_upper};
 pub use error::LayerError;
 pub use frames::{FileReader, ReadRange, TocReader};
 pub use pipeline::Compression;
@@ -28,3 +30,6 @@ pub use toc_codec::{ENTRIES_MAX, NAME_MAX, PATH_MAX, TocError, path_problem};
 pub(crate) use toc_codec::{display as display_path, encode_xattrs, parent as parent_path};
 pub use unpack::{UnpackOptions, Unpacked, Unpacker, Whiteouts};
 pub use write::{FinishedLayer, LayerOptions, LayerWriter};
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use crate::digest::Digest;
-use crate::layer::Metadata;
+use crate::layer::{Lower, Metadata};
 
 /// What a node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -265,6 +265,17 @@ impl Tree {
     pub(super) fn slot_ref<'a>(&self, slot: &'a Slot) -> NodeRef<'a> {
         let nlink = slot.group().and_then(|group| self.groups.get(&group)).copied().unwrap_or(1);
         NodeRef { node: slot.node(), nlink, group: slot.group().filter(|_| nlink > 1) }
+    }
+}
+
+impl Lower for Tree {
+    fn exists(&self, path: &[u8]) -> bool {
+        self.get(path).is_some()
+    }
+
+    fn directory(&self, path: &[u8]) -> Option<&Metadata> {
+        let node = self.get(path)?.node;
+        node.is_directory().then_some(&node.metadata)
     }
 }
 

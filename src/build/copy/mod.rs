@@ -8,7 +8,7 @@ pub(crate) mod staging;
 pub(crate) mod step;
 pub(crate) mod view;
 
-pub use view::TooManyLinks;
+pub(crate) use view::TooManyLinks;
 
 /// Opens the files of a source tree.
 pub(crate) trait Opener {
@@ -27,7 +27,7 @@ impl Opener for NoFiles {
 
 /// Why files could not be copied.
 #[derive(Debug, thiserror::Error)]
-pub enum CopyError {
+pub(crate) enum CopyError {
     /// The source does not exist.
     #[error("`{path}` not found")]
     NotFound {

@@ -28,7 +28,7 @@ const LINKS_MAX: u32 = 255;
 /// Too many symbolic links on the way to a path.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("too many levels of symbolic links in `/{0}`")]
-pub struct TooManyLinks(pub String);
+pub(crate) struct TooManyLinks(pub(crate) String);
 
 /// Resolves `path` below the directory `root` (`continuity/fs/path.go`, `RootPath`): links are followed, the
 /// last one too if `follow_last`; `..` and absolute links stop at `root`; components that do not exist are kept

@@ -5,23 +5,23 @@ use crate::platform::Platform;
 
 /// Ordered variables. Setting one that exists moves it to the end, as BuildKit's `llb.EnvList` does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Variables(Vec<(String, String)>);
+pub(crate) struct Variables(Vec<(String, String)>);
 
 impl Variables {
     /// Sets `name` to `value`.
-    pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
+    pub(crate) fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
         let name = name.into();
         self.0.retain(|(existing, _)| *existing != name);
         self.0.push((name, value.into()));
     }
 
     /// The value of `name`.
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(existing, _)| existing == name).map(|(_, value)| value.as_str())
     }
 
     /// All variables, in order.
-    pub fn pairs(&self) -> &[(String, String)] {
+    pub(crate) fn pairs(&self) -> &[(String, String)] {
         &self.0
     }
 }
@@ -38,7 +38,7 @@ impl Env for Variables {
 
 /// The global platform arguments, as `dockerfile2llb/platform.go` sets them. `overrides` are the build
 /// arguments, which win.
-pub fn platform_arguments(
+pub(crate) fn platform_arguments(
     build: &Platform,
     target: &Platform,
     target_stage: &str,
@@ -67,13 +67,13 @@ pub fn platform_arguments(
 }
 
 /// The value of a build argument: the last one given wins.
-pub fn argument<'a>(arguments: &'a [(String, String)], name: &str) -> Option<&'a str> {
+pub(crate) fn argument<'a>(arguments: &'a [(String, String)], name: &str) -> Option<&'a str> {
     arguments.iter().rev().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
 }
 
 /// The proxy variables among the build arguments, in both spellings, for steps that do not set them
 /// themselves. They are not part of any key (`llb.ProxyEnv`).
-pub fn proxy_variables(arguments: &[(String, String)]) -> Vec<(String, String)> {
+pub(crate) fn proxy_variables(arguments: &[(String, String)]) -> Vec<(String, String)> {
     let mut variables = Vec::new();
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"] {
         let given = arguments.iter().rev().find(|(given, _)| given.eq_ignore_ascii_case(name));
