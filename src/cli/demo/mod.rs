@@ -14,13 +14,13 @@ use anyhow::Context as _;
 use fs_err as fs;
 
 use super::args::DemoCommand;
-use super::backend::{self, Level, Outcome, Settings};
+use super::backend::{self, Finding, Level, Machine, Settings};
 use super::environment::Environment;
 use super::error::{CliError, ExitStatus};
 use super::report::{Reporter, duration};
 use super::{env_vars, print};
 use crate::build::{
-    BuildRequest, ContextSource, Destination, DockerfileText, LayerCompression, NamedContext, Output,
+    BuildOutcome, BuildRequest, ContextSource, Destination, DockerfileText, LayerCompression, NamedContext, Output,
 };
 use crate::bytes::ByteSize;
 use crate::event::StepOutcome;
@@ -73,12 +73,15 @@ fn run(directory: &Path, environment: &Environment) -> Result<(), CliError> {
         base.libraries,
         ByteSize(base.size)
     ))?;
-    let dockerfile = dockerfile()?;
+    // The findings come first: the process is what it is on this machine until it enters a namespace of its own.
+    let findings = backend::doctor();
+    let machine = Machine::enter();
+    let dockerfile = dockerfile(&findings, machine.obstacle())?;
 
     let first = directory.join("checkout-1");
     project::write(&first, false).map_err(CliError::system)?;
     print("\nRunner 1 builds a program of three modules. Its cache is empty, the shared one too.\n")?;
-    let first = build(directory, &layout, &first, 1, dockerfile)?;
+    let first = build(&machine, directory, &layout, &first, 1, dockerfile)?;
 
     let second = directory.join("checkout-2");
     project::write(&second, true).map_err(CliError::system)?;
@@ -87,23 +90,25 @@ fn run(directory: &Path, environment: &Environment) -> Result<(), CliError> {
          changed, and reads the cache that runner 1 wrote.\n",
         project::EDITED
     ))?;
-    let second = build(directory, &layout, &second, 2, dockerfile)?;
+    let second = build(&machine, directory, &layout, &second, 2, dockerfile)?;
     print(&comparison(&first, &second))
 }
 
 /// The Dockerfile that this machine can build, and why if it is the lesser one.
-fn dockerfile() -> Result<&'static str, CliError> {
-    let findings = backend::doctor();
+fn dockerfile(findings: &[Finding], obstacle: Option<&str>) -> Result<&'static str, CliError> {
     let bad: Vec<_> = findings.iter().filter(|finding| finding.level == Level::Bad).collect();
-    if bad.is_empty() {
+    if bad.is_empty() && obstacle.is_none() {
         return Ok("Dockerfile");
     }
     let mut text = String::from("\nThis machine cannot run steps:\n");
-    for finding in bad {
+    for finding in &bad {
         text += &format!("  {}: {}\n", finding.name, finding.detail);
         if let Some(advice) = &finding.advice {
             text += &format!("    hint: {advice}\n");
         }
+    }
+    if let (Some(obstacle), true) = (obstacle, bad.is_empty()) {
+        text += &format!("  {obstacle}\n");
     }
     text += "So the sample is built without RUN: its files are only copied.\n";
     print(&text)?;
@@ -111,12 +116,13 @@ fn dockerfile() -> Result<&'static str, CliError> {
 }
 
 fn build(
+    machine: &Machine,
     directory: &Path,
     layout: &Path,
     checkout: &Path,
     runner: u32,
     dockerfile: &str,
-) -> Result<Outcome, CliError> {
+) -> Result<BuildOutcome, CliError> {
     let shared = directory.join("shared-cache");
     fs::create_dir_all(&shared).map_err(CliError::system)?;
     let shared = url::Url::from_directory_path(&shared)
@@ -159,12 +165,12 @@ fn build(
         source_date_epoch: None,
         dry_run: false,
     };
-    let reporter: Arc<dyn Reporter> = Arc::new(Show::new(Box::new(std::io::stdout())));
-    super::runtime()?.block_on(super::build::run(&settings, &request, &reporter))
+    let reporter: Arc<dyn Reporter> = Arc::new(Show::new(Box::new(std::io::stdout()), shared.to_string()));
+    super::runtime()?.block_on(super::build::run(machine.clone(), &settings, &request, &reporter))
 }
 
 /// What runner 2 did not have to do.
-fn comparison(first: &Outcome, second: &Outcome) -> String {
+fn comparison(first: &BuildOutcome, second: &BuildOutcome) -> String {
     let mut text = format!(
         "\nRunner 1: {} of {} steps ran, {}.\nRunner 2: {} of {} steps ran, {}.\n",
         first.summary.ran,
@@ -195,17 +201,17 @@ fn comparison(first: &Outcome, second: &Outcome) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::backend::StepReport;
+    use crate::build::StepReport;
     use crate::event::Summary;
 
-    fn outcome(ran: u32, cached: u32, steps: &[(&str, &StepOutcome)]) -> Outcome {
+    fn outcome(ran: u32, cached: u32, steps: &[(&str, &StepOutcome)]) -> BuildOutcome {
         let step = |(name, outcome): &(&str, &StepOutcome)| StepReport {
             name: (*name).to_owned(),
             preimage: None,
             outcome: (*outcome).clone(),
         };
         let elapsed = std::time::Duration::from_millis(1500);
-        Outcome {
+        BuildOutcome {
             manifest: None,
             config: None,
             summary: Summary { ran, cached, elapsed, ..Summary::default() },

@@ -14,7 +14,7 @@ const FILES: &[(&str, &str)] = &[
         r#"FROM base AS tools
 WORKDIR /work
 COPY tools/ /tools/
-RUN sh /tools/check
+RUN sh /tools/prepare
 
 FROM tools AS greeting
 COPY greeting/ .
@@ -50,7 +50,16 @@ COPY --from=sources /sources/ /app/
 CMD ["/bin/sh", "/app/greeting.src"]
 "#,
     ),
-    ("tools/check", "set -e\necho \"the tools are there\"\nmkdir -p /out\n"),
+    (
+        "tools/prepare",
+        r#"# Stands for the installation of dependencies: it takes long, and everything else builds on it.
+set -e
+count=0
+while [ "$count" -lt 1500000 ]; do count=$((count + 1)); done
+mkdir -p /out
+echo "ready"
+"#,
+    ),
     (
         "tools/compile",
         r#"# Stands for a compiler: it reads one file, takes its time, and writes another.

@@ -12,12 +12,14 @@ pub(super) struct Show(Mutex<State>);
 struct State {
     out: Out,
     steps: Vec<String>,
+    /// The URL of the shared cache, which is shown as `shared cache`.
+    shared: String,
 }
 
 impl Show {
-    /// Writes to `out`.
-    pub(super) fn new(out: Out) -> Self {
-        Self(Mutex::new(State { out, steps: Vec::new() }))
+    /// Writes to `out`. `shared` is the URL of the shared cache.
+    pub(super) fn new(out: Out, shared: String) -> Self {
+        Self(Mutex::new(State { out, steps: Vec::new(), shared }))
     }
 }
 
@@ -40,7 +42,10 @@ impl EventSink for Show {
             }
             Event::StepFinished { step, outcome, duration: took } => {
                 let (verdict, detail) = match outcome {
-                    StepOutcome::Cached { from, .. } => ("reused", format!("from {from}")),
+                    StepOutcome::Cached { from, .. } if from == state.shared => {
+                        ("cached", "(shared cache)".into())
+                    }
+                    StepOutcome::Cached { from, .. } => ("cached", format!("({from})")),
                     StepOutcome::Ran { reason } => ("ran", format!("{}: {reason}", duration(took))),
                     StepOutcome::Done => return,
                     StepOutcome::Failed => ("failed", String::new()),
@@ -69,5 +74,48 @@ impl Reporter for Show {
 
     fn note(&self, text: &str) {
         let _ = writeln!(lock(&self.0).out, "  {text}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::event::StepId;
+
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn every_step_is_one_line() {
+        let page = Page::default();
+        let show = Show::new(Box::new(page.clone()), "file:///x/".into());
+        show.emit(Event::Planned { steps: vec!["a".into(), "b".into()] });
+        let end = |step, outcome| Event::StepFinished {
+            step: StepId(step),
+            outcome,
+            duration: Duration::from_millis(1500),
+        };
+        show.emit(end(0, StepOutcome::Cached { from: "file:///x/".into(), saved: Duration::ZERO }));
+        show.emit(end(1, StepOutcome::Ran { reason: "first time".into() }));
+        let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(
+            lines,
+            [vec!["a", "cached", "(shared", "cache)"], vec!["b", "ran", "1.5s:", "first", "time"]]
+        );
     }
 }
