@@ -5,6 +5,7 @@
 mod support;
 
 mod caching;
+mod cli;
 mod crash;
 mod dockerfiles;
 mod docs;
