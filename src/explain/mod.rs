@@ -135,7 +135,7 @@ mod tests {
         let before = preimage("make", "1", "x");
         let reason = |now: &Preimage, files: &[&str]| {
             let files = files.iter().map(|file| (*file).to_owned()).collect();
-            super::reason(Some(&before), now, &Changes { files, base: false })
+            self::reason(Some(&before), now, &Changes { files, base: false })
         };
         assert_eq!(super::reason(None, &before, &Changes::default()), "first time");
         assert_eq!(reason(&preimage("make all", "2", "y"), &[]), "the command changed");

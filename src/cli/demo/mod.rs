@@ -20,7 +20,8 @@ use super::error::{CliError, ExitStatus};
 use super::report::{Reporter, duration};
 use super::{env_vars, print};
 use crate::build::{
-    BuildOutcome, BuildRequest, ContextSource, Destination, DockerfileText, LayerCompression, NamedContext, Output,
+    BuildOutcome, BuildRequest, ContextSource, Destination, DockerfileText, LayerCompression, NamedContext,
+    Output,
 };
 use crate::bytes::ByteSize;
 use crate::event::StepOutcome;
