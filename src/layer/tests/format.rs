@@ -103,11 +103,11 @@ fn an_insertion_moves_only_the_chunks_around_it() {
 fn a_new_time_costs_no_data_of_large_files() {
     let samples = golden();
     let mut touched = golden();
-    touched.iter_mut().for_each(|sample| {
+    for sample in &mut touched {
         if sample.entry.kind != EntryKind::Whiteout {
             sample.entry.metadata.mtime.seconds += 1;
         }
-    });
+    }
     let (before, _) = write(&samples, Compression::default());
     let (after, _) = write(&touched, Compression::default());
     assert_ne!(before.diff_id, after.diff_id);
