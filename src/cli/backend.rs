@@ -324,7 +324,25 @@ pub(super) struct Finding {
     pub advice: Option<String>,
 }
 
-/// What this machine allows.
-pub(super) fn doctor() -> Vec<Finding> {
-    Vec::new()
+/// What this machine allows. `local` is where the local cache is or would be.
+pub(super) fn doctor(local: &Path) -> Vec<Finding> {
+    let findings = exec::doctor::examine(Path::new("/proc/self/exe"), existing(local));
+    findings
+        .into_iter()
+        .map(|finding| Finding {
+            level: match finding.status {
+                exec::doctor::Status::Ok => Level::Good,
+                exec::doctor::Status::Limited => Level::Lesser,
+                exec::doctor::Status::Missing => Level::Bad,
+            },
+            name: finding.topic.to_owned(),
+            detail: finding.meaning,
+            advice: finding.advice,
+        })
+        .collect()
+}
+
+/// The nearest directory above `path` that exists, itself included.
+fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("/"))
 }

@@ -75,7 +75,7 @@ fn run(directory: &Path, environment: &Environment) -> Result<(), CliError> {
         ByteSize(base.size)
     ))?;
     // The findings come first: the process is what it is on this machine until it enters a namespace of its own.
-    let findings = backend::doctor();
+    let findings = backend::doctor(directory);
     let machine = Machine::enter();
     let dockerfile = dockerfile(&findings, machine.obstacle())?;
 
