@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn the_nearest_cause_is_named() {
         let before = preimage("make", "1", "x");
-        let why = |now: &Preimage, changes: &Changes| super::reason(Some(&before), now, changes);
+        let why = |now: &Preimage, changes: &Changes| reason(Some(&before), now, changes);
         let reason = |now: &Preimage, files: &[&str]| {
             let files = files.iter().map(|file| (*file).to_owned()).collect();
             why(now, &Changes { files, base: false })

@@ -3,11 +3,6 @@
 //! [`Store`] is the contract. Truth is immutable; the publication order is blobs, then the record that names
 //! them; every read is verified; damage and eviction are a miss, never an error of the build.
 
-#![expect(
-    clippy::result_large_err,
-    reason = "errors hold two digests; they are rare, and cost less than a box"
-)]
-
 mod cache;
 mod directory;
 pub mod maintain;

@@ -113,7 +113,7 @@ mod tests {
             (Duration::from_millis(300), "300ms"),
             (Duration::from_millis(1500), "1.5s"),
             (Duration::from_secs(90), "1m30s"),
-            (Duration::from_secs(3600), "1h0m0s"),
+            (Duration::from_hours(1), "1h0m0s"),
             (Duration::from_micros(1500), "1.5ms"),
             (Duration::from_nanos(1500), "1.5µs"),
             (Duration::from_millis(60_050), "1m0.05s"),

@@ -241,8 +241,8 @@ fn write_layout(layout: &Path, layer: &[u8], search: &BTreeSet<PathBuf>) -> anyh
         fs::File::create(blobs.join(digest.hex()))?.write_all(content)?;
         Ok(json!({"mediaType": media_type, "digest": digest.to_string(), "size": content.len()}))
     };
-    let diff_id = Digest::of(&layer).to_string();
-    let layer = blob("application/vnd.oci.image.layer.v1.tar", &layer)?;
+    let diff_id = Digest::of(layer).to_string();
+    let layer = blob("application/vnd.oci.image.layer.v1.tar", layer)?;
     let mut env = vec!["PATH=/bin:/usr/bin".to_owned()];
     if !search.is_empty() {
         let list: Vec<_> = search.iter().map(|directory| directory.display().to_string()).collect();

@@ -215,7 +215,7 @@ mod tests {
         BuildOutcome {
             manifest: None,
             config: None,
-            summary: Summary { ran, cached, elapsed, ..Summary::default() },
+            summary: Summary { cached, ran, elapsed, ..Summary::default() },
             would_run: 0,
             steps: steps.iter().map(step).collect(),
         }
