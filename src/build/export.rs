@@ -252,7 +252,8 @@ impl BlobProvider for Provider<'_> {
         let Some(layer) = layer else {
             return Err(format!("{} is no layer of the image", blob.digest).into());
         };
-        let path = self.layers.blob(self.engine, layer).await.map_err(Box::new)?;
+        let path = self.layers.blob(self.engine, layer).await;
+        let path = path.map_err(|error| -> BoxError { Box::new(error) })?;
         Ok(BlobSource::File(path))
     }
 }

@@ -226,7 +226,9 @@ impl Solver<'_> {
             log: made.log,
             foreign: false,
         };
-        record = self.publish(record, stage.no_cache).await?;
+        // What was found incomplete is not to win over what was just made.
+        let replace = stage.no_cache || self.distrusted.contains(&exact.key());
+        record = self.publish(record, replace).await?;
         if let Some(coarse) = keys.coarse {
             self.publish_alias(&record, coarse).await;
         }

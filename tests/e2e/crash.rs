@@ -136,7 +136,7 @@ fn interrupted_builds_clean_up_after_themselves() {
         let mark = mark(what);
         let output = lab.context.path("image.tar");
         let build = lab
-            .build(&format!("FROM busybox\nRUN echo done > /done\nRUN : {mark}; sleep 600\n"))
+            .build(&format!("FROM busybox\nRUN echo done > /done\nRUN : {mark}; sleep 600; :\n"))
             .option_path("--output", "type=oci,dest=", &output);
         let mut child = build.spawn();
         let started = Instant::now();
