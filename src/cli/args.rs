@@ -45,6 +45,9 @@ pub enum Command {
     /// Say what this machine allows, and what to do about the rest
     #[command(after_help = examples::DOCTOR)]
     Doctor(DoctorCommand),
+    /// Build a small sample project on two simulated runners that share a cache
+    #[command(after_help = examples::DEMO)]
+    Demo(DemoCommand),
     /// Print a completion script for a shell
     #[command(after_help = examples::COMPLETION)]
     Completion {
@@ -439,5 +442,71 @@ fn network(text: &str) -> Result<Network, String> {
         "none" => Ok(Network::None),
         "host" => Ok(Network::Host),
         _ => Err("expected default, none or host".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_command_lines_are_refused() {
+        for (line, kind) in [
+            ("", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+            ("biuld .", ErrorKind::InvalidSubcommand),
+            ("build", ErrorKind::MissingRequiredArgument),
+            ("build . .", ErrorKind::UnknownArgument),
+            ("build --tga x .", ErrorKind::UnknownArgument),
+            ("build -t UPPER/x/Y .", ErrorKind::ValueValidation),
+            ("build --no-cache=perhaps .", ErrorKind::ValueValidation),
+            ("build --network bridge .", ErrorKind::ValueValidation),
+            ("build --allow network.hots .", ErrorKind::InvalidValue),
+            ("build --progress fancy .", ErrorKind::InvalidValue),
+            ("build --shm-size big .", ErrorKind::ValueValidation),
+            ("build --platform a/b/c/d .", ErrorKind::ValueValidation),
+            ("build -o type=oic,dest=x .", ErrorKind::ValueValidation),
+            ("build --cache-scope a//b .", ErrorKind::ValueValidation),
+            ("cache prune", ErrorKind::MissingRequiredArgument),
+            ("cache prune --all --max-size 1GB", ErrorKind::ArgumentConflict),
+            ("cache prune --max-age 1y", ErrorKind::ValueValidation),
+            ("completion tcsh", ErrorKind::InvalidValue),
+        ] {
+            let words = std::iter::once("crossdock").chain(line.split_whitespace());
+            let error = Cli::try_parse_from(words).unwrap_err();
+            assert_eq!(error.kind(), kind, "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn values_are_split_and_counted() {
+        let parse = |line: &str| {
+            let words = std::iter::once("crossdock").chain(line.split_whitespace());
+            Cli::try_parse_from(words).unwrap().command
+        };
+        let Command::Build(build) =
+            parse("build --cache-scope pr/1,main --cache file:///c --progress rawjson .")
+        else {
+            unreachable!()
+        };
+        let scopes: Vec<_> = build.build.cache.cache_scope.iter().map(Scope::as_str).collect();
+        assert_eq!(scopes, ["pr/1", "main"]);
+        assert_eq!(build.build.cache.cache.as_deref(), Some("file:///c"));
+        assert_eq!(build.progress, Progress::Json);
+        let Command::Cache { command: CacheCommand::Prune(prune) } =
+            parse("cache prune --keep-storage 1GB --max-age 2d -f")
+        else {
+            unreachable!()
+        };
+        assert_eq!(prune.max_size, Some(ByteSize(1_000_000_000)));
+        assert_eq!(prune.max_age, Some(std::time::Duration::from_hours(48)));
+        assert!(prune.force);
     }
 }

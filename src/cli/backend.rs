@@ -74,7 +74,7 @@ impl Cancel {
 }
 
 /// What this process may do: found out before it has threads.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Machine {
     executor: Result<Arc<dyn Executor>, String>,
     ownership: Ownership,
@@ -99,6 +99,11 @@ impl Machine {
                 note: None,
             },
         }
+    }
+
+    /// Why steps cannot be run, if they cannot.
+    pub(super) fn obstacle(&self) -> Option<&str> {
+        self.executor.as_ref().err().map(String::as_str)
     }
 }
 

@@ -64,11 +64,11 @@ fn section(text: &mut String, parent: &str, command: &Command, level: usize) {
             *text += &row;
         }
     }
-    for subcommand in command.get_subcommands() {
-        section(text, &path, subcommand, level + 1);
-    }
     if let Some(examples) = command.get_after_help() {
         *text += &format!("\n```text\n{examples}\n```\n");
+    }
+    for subcommand in command.get_subcommands() {
+        section(text, &path, subcommand, level + 1);
     }
 }
 

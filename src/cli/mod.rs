@@ -9,6 +9,7 @@ mod backend;
 mod build;
 mod cache;
 mod csv;
+mod demo;
 mod docs;
 mod doctor;
 pub mod env_vars;
@@ -62,6 +63,7 @@ fn dispatch(command: &Command, environment: &Environment) -> Result<ExitStatus, 
         Command::Fingerprint(command) => return build::fingerprint(command, environment),
         Command::Cache { command } => return cache::command(command, environment),
         Command::Doctor(command) => return doctor::command(command, environment),
+        Command::Demo(command) => return demo::command(command, environment),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "crossdock", &mut script);

@@ -390,3 +390,236 @@ pub(super) fn warnings(request: &BuildRequest) -> Vec<String> {
     }
     warnings
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::build::Destination;
+    use crate::cli::args::{Cli, Command};
+    use crate::cli::error::ExitStatus;
+
+    /// A directory with a Dockerfile, as the working directory.
+    struct Project {
+        directory: tempfile::TempDir,
+        environment: Environment,
+    }
+
+    impl Project {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            fs::write(directory.path().join("Dockerfile"), "FROM scratch\n").unwrap();
+            let environment =
+                Environment { directory: directory.path().to_owned(), ..Environment::default() };
+            Self { directory, environment }
+        }
+
+        fn set(mut self, name: &str, value: &str) -> Self {
+            self.environment.variables.insert(name.into(), value.into());
+            self
+        }
+
+        fn file(self, name: &str, text: &str) -> Self {
+            let path = self.directory.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+            self
+        }
+
+        fn build_with(&self, line: &str, stdin: &[u8]) -> Result<BuildRequest, CliError> {
+            let words = ["crossdock", "build"].into_iter().chain(line.split_whitespace());
+            let Command::Build(command) = Cli::try_parse_from(words).unwrap().command else { unreachable!() };
+            of_build(&command, &self.environment, &mut &stdin[..])
+        }
+
+        fn build(&self, line: &str) -> BuildRequest {
+            self.build_with(line, b"").unwrap_or_else(|error| panic!("{line}: {}", error.render(false)))
+        }
+
+        fn refused(&self, line: &str) -> (ExitStatus, String) {
+            let error = self.build_with(line, b"").unwrap_err();
+            (error.status, error.render(false))
+        }
+    }
+
+    #[test]
+    fn flags_become_the_request() {
+        let project = Project::new().set("FROM_ENV", "e");
+        let request = project.build(
+            "-t a -t b.io/c:1 --build-arg X=1 --build-arg FROM_ENV --build-arg UNSET --target t --platform arm64 \
+             --label k=v --label empty --annotation manifest:n=w --no-cache-filter a,b --no-cache-filter c --pull \
+             --network none --add-host h:1.2.3.4 --shm-size 1g --ulimit nofile=5 --allow network.host,security.insecure \
+             --compression gzip .",
+        );
+        assert_eq!(request.dockerfile.name, "./Dockerfile");
+        assert_eq!(request.dockerfile.text, b"FROM scratch\n");
+        assert_eq!(request.context, ContextSource::Directory(project.environment.directory.join(".")));
+        assert_eq!(
+            request.tags.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["docker.io/library/a:latest", "b.io/c:1"]
+        );
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(request.build_args, [pair("X", "1"), pair("FROM_ENV", "e")]);
+        assert_eq!(request.target.as_deref(), Some("t"));
+        assert_eq!(request.platform.unwrap().to_string(), "linux/arm64");
+        assert_eq!(request.labels, [pair("k", "v"), pair("empty", "")]);
+        assert_eq!(request.annotations, BTreeMap::from([pair("n", "w")]));
+        assert_eq!(request.no_cache_filter, ["a", "b", "c"]);
+        assert!(request.pull && !request.no_cache && !request.dry_run);
+        assert_eq!(request.network, crate::exec::Network::None);
+        assert_eq!(request.extra_hosts, [pair("h", "1.2.3.4")]);
+        assert_eq!(request.shm_size, 1 << 30);
+        assert_eq!(request.ulimits[0].soft, Some(5));
+        assert_eq!(request.allow, ["network.host", "security.insecure"]);
+        assert_eq!(request.compression, LayerCompression::Gzip);
+        assert!(request.outputs.is_empty());
+    }
+
+    #[test]
+    fn booleans_are_written_as_for_docker() {
+        let project = Project::new();
+        for (line, no_cache) in [
+            (".", false),
+            ("--no-cache .", true),
+            ("--no-cache=true .", true),
+            ("--no-cache=false .", false),
+            ("--no-cache=1 .", true),
+        ] {
+            assert_eq!(project.build(line).no_cache, no_cache, "{line}");
+        }
+        for line in
+            ["--provenance=false --sbom=false .", "--load=false .", "--call build .", "--push=false ."]
+        {
+            project.build(line);
+        }
+    }
+
+    #[test]
+    fn the_dockerfile_is_found() {
+        let project = Project::new()
+            .file("sub/dockerfile", "# lower\n")
+            .file("docker/App.Dockerfile", "# app\n")
+            .file("docker/App.Dockerfile.dockerignore", "target\n");
+        let request = project.build("sub");
+        assert_eq!(
+            (request.dockerfile.name.as_str(), &request.dockerfile.text[..]),
+            ("sub/dockerfile", &b"# lower\n"[..])
+        );
+        assert_eq!(request.dockerfile.ignore, None);
+        let request = project.build("-f docker/App.Dockerfile sub");
+        assert_eq!(request.dockerfile.text, b"# app\n");
+        let ignore = ("docker/App.Dockerfile.dockerignore".to_owned(), b"target\n".to_vec());
+        assert_eq!(request.dockerfile.ignore, Some(ignore));
+        let request = project.build_with("-f - sub", b"FROM x\n").unwrap();
+        assert_eq!(request.dockerfile.text, b"FROM x\n");
+        assert_eq!(request.context, ContextSource::Directory(project.environment.directory.join("sub")));
+        let request = project.build_with("-", b"FROM y\n").unwrap();
+        assert_eq!((request.dockerfile.text, request.context), (b"FROM y\n".to_vec(), ContextSource::Empty));
+    }
+
+    #[test]
+    fn outputs_and_push() {
+        let project = Project::new();
+        let image = |push| Output::Image { push, names: Vec::new() };
+        assert_eq!(project.build("-t a --push .").outputs, [image(true)]);
+        assert_eq!(project.build("-t a --push -o type=image .").outputs, [image(true)]);
+        let directory = project.environment.directory.clone();
+        let oci = Output::Oci { destination: Destination::Path(directory.join("a.tar")), tar: true };
+        assert_eq!(project.build("-o type=oci,dest=a.tar .").outputs, [oci.clone()]);
+        assert_eq!(project.build("-t a --push -o type=oci,dest=a.tar .").outputs, [oci, image(true)]);
+        assert_eq!(project.build("-o out .").outputs, [Output::Local { destination: directory.join("out") }]);
+        assert_eq!(project.build("-o type=cacheonly .").outputs, []);
+        assert_eq!(project.build("-o type=image,compression=gzip .").compression, LayerCompression::Gzip);
+        assert_eq!(warnings(&project.build("-t a .")).len(), 1);
+        assert!(warnings(&project.build("-t a --push .")).is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_with_advice() {
+        let project = Project::new();
+        for (line, part) in [
+            ("--push .", "--tag"),
+            ("--load .", "docker load"),
+            ("--check .", "--check"),
+            ("--call outline .", "--call"),
+            ("--provenance .", "--provenance"),
+            ("--sbom=true .", "--sbom"),
+            ("--attest type=sbom .", "--attest"),
+            ("--ssh default .", "--secret"),
+            ("--cache-from type=gha .", "--cache file:///directory"),
+            ("--cache-to type=gha .", "--cache file:///directory"),
+            ("https://example.com/a.git", "clone or download"),
+            ("git@example.com:a.git", "clone or download"),
+            ("-f https://example.com/Dockerfile .", "download"),
+            ("-f - -", "both"),
+            ("-f x -", "unpack"),
+            ("-o - -o type=tar,dest=- .", "only one output"),
+            ("-q -o - .", "--progress quiet"),
+            ("--compression zstd -o type=image,compression=gzip .", "different compressions"),
+        ] {
+            let (status, text) = project.refused(line);
+            assert_eq!(status, ExitStatus::Usage, "{line}: {text}");
+            assert!(text.contains(part), "{line}: {text}");
+        }
+        for (line, part) in [
+            ("absent", "the build context `absent` cannot be read"),
+            ("Dockerfile", "is not a directory"),
+            ("-f absent .", "the Dockerfile `absent` cannot be read"),
+            ("--build-context a=absent .", "`a=absent`"),
+            ("--secret id=a,src=absent .", "the secret `a`"),
+            ("--secret id=a,env=ABSENT .", "ABSENT, which is not set"),
+            ("--build-arg SOURCE_DATE_EPOCH=soon .", "`soon`"),
+        ] {
+            let (status, text) = project.refused(line);
+            assert_eq!(status, ExitStatus::Failure, "{line}: {text}");
+            assert!(text.contains(part), "{line}: {text}");
+        }
+        let mut tar = vec![0; 512];
+        tar[257..262].copy_from_slice(b"ustar");
+        assert!(project.build_with("-", &tar).unwrap_err().render(false).contains("tar"));
+    }
+
+    #[test]
+    fn secrets_are_read() {
+        let project = Project::new().set("TOKEN", "t").file("key", "k");
+        let request = project.build("--secret id=a,env=TOKEN --secret id=b,src=key --secret id=TOKEN .");
+        let values: Vec<_> =
+            request.secrets.iter().map(|secret| (secret.id.as_str(), &secret.value[..])).collect();
+        assert_eq!(values, [("a", &b"t"[..]), ("b", b"k"), ("TOKEN", b"t")]);
+        let large = Project::new().file("key", &"x".repeat(501 << 10));
+        assert!(large.refused("--secret id=b,src=key .").1.contains("larger than"));
+    }
+
+    #[test]
+    fn the_epoch_comes_from_the_argument_or_the_environment() {
+        let project = Project::new().set("SOURCE_DATE_EPOCH", "10");
+        let request = project.build(".");
+        assert_eq!(request.source_date_epoch, Some(Timestamp { seconds: 10, nanos: 0 }));
+        assert_eq!(request.build_args, [("SOURCE_DATE_EPOCH".to_owned(), "10".to_owned())]);
+        let request = project.build("--build-arg SOURCE_DATE_EPOCH=7 .");
+        assert_eq!(request.source_date_epoch, Some(Timestamp { seconds: 7, nanos: 0 }));
+        assert_eq!(project.build("--build-arg SOURCE_DATE_EPOCH= .").source_date_epoch, None);
+        assert_eq!(Project::new().build(".").source_date_epoch, None);
+    }
+
+    #[test]
+    fn contexts_are_made_absolute() {
+        let project = Project::new().file("sub/x", "").file("image.tar", "");
+        let request = project.build(
+            "--build-context a=sub --build-context b=image.tar --build-context c=oci-layout://sub:t --build-context \
+             d=docker-image://x .",
+        );
+        let directory = &project.environment.directory;
+        let layout = directory.join("sub:t").display().to_string();
+        assert_eq!(
+            request.build_contexts,
+            BTreeMap::from([
+                ("a".to_owned(), NamedContext::Directory(directory.join("sub"))),
+                ("b".to_owned(), NamedContext::Archive(directory.join("image.tar"))),
+                ("c".to_owned(), NamedContext::OciLayout(layout)),
+                ("d".to_owned(), NamedContext::Image("x".parse().unwrap())),
+            ])
+        );
+    }
+}

@@ -15,6 +15,7 @@
 //! This folder knows processes, mounts and users, and nothing of Dockerfiles, trees or the step graph.
 
 mod cancel;
+pub mod doctor;
 mod error;
 mod helper;
 mod native;
@@ -28,7 +29,7 @@ mod userns;
 pub use cancel::CancelToken;
 pub use error::ExecError;
 pub use helper::{Once, helper_main};
-pub use native::{NativeExecutor, Settings};
+pub use native::{NativeExecutor, OciRuntimeExecutor, Settings};
 pub use step::{ExecOutcome, ExecStep, Executor, Exit, Network, Security, StepMount, Ulimit};
 pub use user::{ResolvedUser, UserError, resolve_chown, resolve_user};
 pub use userns::{Ids, UserNamespace, UserNamespaceError, enter_user_namespace};

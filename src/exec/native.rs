@@ -39,6 +39,15 @@ impl Settings {
     pub fn new(ids: Ids) -> Self {
         Self { ids, resolv_conf: PathBuf::from("/etc/resolv.conf") }
     }
+
+    /// The lookups of the host work in the step too, since it shares the host's network.
+    fn resolv_conf(&self, network: Network) -> String {
+        match network {
+            Network::None => String::new(),
+            Network::Default | Network::Host => fs_err::read(&self.resolv_conf)
+                .map_or_else(|_| String::new(), |text| String::from_utf8_lossy(&text).into_owned()),
+        }
+    }
 }
 
 /// Runs steps with namespaces, an overlay and a system call filter, by way of helper processes of this
@@ -78,15 +87,6 @@ impl NativeExecutor {
         }
         Ok(())
     }
-
-    /// The lookups of the host work in the step too, since it shares the host's network.
-    fn resolv_conf(&self, network: Network) -> String {
-        match network {
-            Network::None => String::new(),
-            Network::Default | Network::Host => fs_err::read(&self.settings.resolv_conf)
-                .map_or_else(|_| String::new(), |text| String::from_utf8_lossy(&text).into_owned()),
-        }
-    }
 }
 
 /// BuildKit's file.
@@ -107,31 +107,87 @@ impl Executor for NativeExecutor {
         cancel: &CancelToken,
     ) -> Result<ExecOutcome, ExecError> {
         self.check(step)?;
-        if cancel.is_cancelled() {
-            return Err(ExecError::Cancelled);
-        }
-        let order = Order {
-            step: step.clone(),
-            ids: self.settings.ids,
-            resolv_conf: self.resolv_conf(step.network),
-            hosts: hosts(step),
-        };
-        let mut stubs = Vec::new();
-        let result =
-            Run::start(&self.program, &order).and_then(|run| run.watch(&order, log, cancel, &mut stubs));
-        // Also after a failure: the caller may want to look at what the step left.
-        let created_mountpoints = remove_stubs(&step.upper, &stubs);
-        let (exit, notes) = result?;
-        Ok(ExecOutcome { exit, created_mountpoints: created_mountpoints?, notes })
+        run_helpers(&self.program, &self.settings, None, step, log, cancel)
     }
 
     fn describe(&self) -> String {
-        match self.settings.ids {
-            Ids::Root => "native, as root".to_owned(),
-            Ids::Mapped { count } => format!("native, in a user namespace with {count} ids"),
-            Ids::Single => "native, in a user namespace with a single id".to_owned(),
-        }
+        format!("native, {}", describe_ids(self.settings.ids))
     }
+}
+
+/// The same helper processes, but an OCI runtime such as crun or runc makes the sandbox and starts the
+/// command.
+///
+/// The root and the step's own mounts are still made here. The runtime's words and exit codes for a command
+/// that cannot be started are its own.
+#[derive(Debug, Clone)]
+pub struct OciRuntimeExecutor {
+    native: NativeExecutor,
+    runtime: PathBuf,
+}
+
+impl OciRuntimeExecutor {
+    /// `program` is this program, as in [`NativeExecutor::new`]; `runtime` is the runtime's absolute path.
+    pub fn new(program: PathBuf, settings: Settings, runtime: PathBuf) -> Self {
+        Self { native: NativeExecutor::new(program, settings), runtime }
+    }
+}
+
+impl Executor for OciRuntimeExecutor {
+    fn run(
+        &self,
+        step: &ExecStep,
+        log: &mut dyn FnMut(Stream, &[u8]),
+        cancel: &CancelToken,
+    ) -> Result<ExecOutcome, ExecError> {
+        self.native.check(step)?;
+        run_helpers(
+            &self.native.program,
+            &self.native.settings,
+            Some(self.runtime.clone()),
+            step,
+            log,
+            cancel,
+        )
+    }
+
+    fn describe(&self) -> String {
+        format!("{}, {}", self.runtime.display(), describe_ids(self.native.settings.ids))
+    }
+}
+
+fn describe_ids(ids: Ids) -> String {
+    match ids {
+        Ids::Root => "as root".to_owned(),
+        Ids::Mapped { count } => format!("in a user namespace with {count} ids"),
+        Ids::Single => "in a user namespace with a single id".to_owned(),
+    }
+}
+
+fn run_helpers(
+    program: &Path,
+    settings: &Settings,
+    runtime: Option<PathBuf>,
+    step: &ExecStep,
+    log: &mut dyn FnMut(Stream, &[u8]),
+    cancel: &CancelToken,
+) -> Result<ExecOutcome, ExecError> {
+    if cancel.is_cancelled() {
+        return Err(ExecError::Cancelled);
+    }
+    let order = Order {
+        step: step.clone(),
+        ids: settings.ids,
+        runtime,
+        resolv_conf: settings.resolv_conf(step.network),
+        hosts: hosts(step),
+    };
+    let mut stubs = Vec::new();
+    let result = Run::start(program, &order).and_then(|run| run.watch(&order, log, cancel, &mut stubs));
+    // Also after a failure: the caller may want to look at what the step left.
+    let created_mountpoints = remove_stubs(&step.upper, &stubs);
+    let (exit, notes) = result?;
+    Ok(ExecOutcome { exit, created_mountpoints: created_mountpoints?, notes })
 }
 
 /// A supervisor and what connects to it. Dropping it ends the step.
@@ -196,7 +252,7 @@ impl Run {
                 Some(Report::Note(note)) => notes.push(note),
                 Some(Report::Created(stub)) => stubs.push(stub),
                 Some(Report::Failed { what, reason, advice }) => {
-                    failure = Some(ExecError::Setup { what, reason, advice })
+                    failure = Some(ExecError::Setup { what, reason, advice });
                 }
                 Some(Report::Ended(how)) => exit = Some(how),
                 None => break,

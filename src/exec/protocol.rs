@@ -4,6 +4,7 @@
 //! its length (4 bytes, little-endian) and JSON. Both ends are the same program, so nothing is versioned.
 
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,8 @@ pub(super) const ONCE: &str = "__exec-once";
 pub(super) struct Order {
     pub(super) step: ExecStep,
     pub(super) ids: Ids,
+    /// An OCI runtime that takes over once the root is there.
+    pub(super) runtime: Option<PathBuf>,
     /// The content of `/etc/resolv.conf` and `/etc/hosts` in the step.
     pub(super) resolv_conf: String,
     pub(super) hosts: String,

@@ -105,7 +105,7 @@ pub(super) fn sandbox_filter() -> io::Result<BpfProgram> {
     let rule = |conditions| SeccompRule::new(conditions).map_err(io::Error::other);
     // One bit at a time: a rule can only compare masked bits with a value, not ask for any of them.
     let mut clone = Vec::new();
-    for bit in (0..32).map(|shift| 1_u64 << shift).filter(|bit| CLONE_NAMESPACES & bit != 0) {
+    for bit in namespace_bits() {
         let masked = SeccompCmpOp::MaskedEq(bit);
         clone.push(rule(vec![condition(0, SeccompCmpArgLen::Qword, masked, bit)?])?);
     }
@@ -126,6 +126,93 @@ pub(super) fn sandbox_filter() -> io::Result<BpfProgram> {
     let mut program = prologue();
     program.extend(filter);
     Ok(program)
+}
+
+/// The same by name, for an OCI runtime.
+pub(super) fn oci_profile() -> serde_json::Value {
+    const NAMES: &[&str] = &[
+        "acct",
+        "add_key",
+        "bpf",
+        "clock_settime",
+        "delete_module",
+        "fanotify_init",
+        "finit_module",
+        "fsconfig",
+        "fsmount",
+        "fsopen",
+        "fspick",
+        "init_module",
+        "io_uring_enter",
+        "io_uring_register",
+        "io_uring_setup",
+        "kcmp",
+        "kexec_file_load",
+        "kexec_load",
+        "keyctl",
+        "lookup_dcookie",
+        "mount",
+        "mount_setattr",
+        "move_mount",
+        "move_pages",
+        "migrate_pages",
+        "nfsservctl",
+        "open_by_handle_at",
+        "open_tree",
+        "perf_event_open",
+        "pivot_root",
+        "process_madvise",
+        "quotactl",
+        "quotactl_fd",
+        "reboot",
+        "request_key",
+        "setdomainname",
+        "sethostname",
+        "setns",
+        "settimeofday",
+        "swapoff",
+        "swapon",
+        "syslog",
+        "umount",
+        "umount2",
+        "unshare",
+        "userfaultfd",
+        "vhangup",
+        "ioperm",
+        "iopl",
+        "sysfs",
+        "_sysctl",
+        "uselib",
+        "ustat",
+        "stime",
+        "clock_settime64",
+        "vm86",
+        "vm86old",
+    ];
+    let errno = |names: serde_json::Value, number: i32, args: serde_json::Value| serde_json::json!({"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": number, "args": args});
+    let always = || serde_json::json!([]);
+    let mut rules = vec![
+        errno(serde_json::json!(NAMES), libc::EPERM, always()),
+        errno(serde_json::json!(["clone3"]), libc::ENOSYS, always()),
+    ];
+    for bit in namespace_bits() {
+        let any =
+            serde_json::json!([{"index": 0, "value": bit, "valueTwo": bit, "op": "SCMP_CMP_MASKED_EQ"}]);
+        rules.push(errno(serde_json::json!(["clone"]), libc::EPERM, any));
+    }
+    serde_json::json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "architectures": match std::env::consts::ARCH {
+            "x86_64" => vec!["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+            "aarch64" => vec!["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"],
+            _ => Vec::new(),
+        },
+        "syscalls": rules,
+    })
+}
+
+fn namespace_bits() -> impl Iterator<Item = u64> {
+    (0..32).map(|shift| 1_u64 << shift).filter(|bit| CLONE_NAMESPACES & bit != 0)
 }
 
 // Classic BPF, from `linux/bpf_common.h` and `linux/seccomp.h`.

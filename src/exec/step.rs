@@ -15,7 +15,8 @@ use crate::exec::{CancelToken, ExecError, ResolvedUser};
 pub struct ExecStep {
     /// Unpacked layer directories, topmost first. Empty for a step that starts from nothing.
     pub lowers: Vec<PathBuf>,
-    /// Takes the step's changes: an existing, empty directory. The caller turns it into a layer.
+    /// Takes the step's changes: an existing, empty directory. The caller turns it into a layer. Its own mode
+    /// and owner are those of `/` in the step: one that is private shuts every other user out.
     pub upper: PathBuf,
     /// Overlayfs's own directory: existing, empty, on the filesystem of `upper`.
     pub work: PathBuf,

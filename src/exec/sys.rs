@@ -87,8 +87,11 @@ pub(super) fn execve(program: &CStr, args: &[CString], env: &[CString]) -> io::R
         words.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect()
     };
     let (args, env) = (pointers(args), pointers(env));
-    // SAFETY: only the disposition changes. Rust ignores SIGPIPE, and other programs rely on it.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    // Ignored signals stay ignored across execve: Rust ignores SIGPIPE, `nohup` SIGHUP, a shell's `&` SIGINT.
+    for signal in 1..=libc::SIGSYS {
+        // SAFETY: only the disposition changes, to the default; for SIGKILL and SIGSTOP it fails harmlessly.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     // SAFETY: both are null-terminated arrays of C strings that outlive the call.
     unsafe { libc::execve(program.as_ptr(), args.as_ptr(), env.as_ptr()) };
     Err(io::Error::last_os_error())

@@ -197,9 +197,9 @@ impl Hint for ImageError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     /// One image.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     /// Images for several platforms.
-    Index(Index),
+    Index(Box<Index>),
 }
 
 impl Document {
@@ -239,7 +239,8 @@ impl Document {
         match probe.media_type.as_deref() {
             None | Some("") if image || index => {}
             Some(media_types::OCI_INDEX | media_types::DOCKER_INDEX) if !image => {
-                return parse_json("index", bytes, MANIFEST_BYTES_MAX).map(Self::Index);
+                return parse_json("index", bytes, MANIFEST_BYTES_MAX)
+                    .map(|index| Self::Index(Box::new(index)));
             }
             Some(media_types::OCI_MANIFEST | media_types::DOCKER_MANIFEST) if !index => {}
             None | Some("") => return kind("neither a manifest nor an index"),
@@ -249,9 +250,10 @@ impl Document {
             }
         }
         if index {
-            parse_json("index", bytes, MANIFEST_BYTES_MAX).map(Self::Index)
+            parse_json("index", bytes, MANIFEST_BYTES_MAX).map(|index| Self::Index(Box::new(index)))
         } else {
-            parse_json("manifest", bytes, MANIFEST_BYTES_MAX).map(Self::Manifest)
+            parse_json("manifest", bytes, MANIFEST_BYTES_MAX)
+                .map(|manifest| Self::Manifest(Box::new(manifest)))
         }
     }
 }
@@ -273,7 +275,7 @@ impl Manifest {
     /// Reads a manifest that must be one, and not an index.
     pub fn parse(bytes: &[u8]) -> Result<Self, ImageError> {
         match Document::parse(bytes)? {
-            Document::Manifest(manifest) => Ok(manifest),
+            Document::Manifest(manifest) => Ok(*manifest),
             Document::Index(_) => {
                 Err(ImageError::Kind { why: "an index where a manifest is expected".to_owned() })
             }
@@ -308,7 +310,7 @@ impl Index {
     /// Reads an index that must be one, and not a manifest.
     pub fn parse(bytes: &[u8]) -> Result<Self, ImageError> {
         match Document::parse(bytes)? {
-            Document::Index(index) => Ok(index),
+            Document::Index(index) => Ok(*index),
             Document::Manifest(_) => {
                 Err(ImageError::Kind { why: "a manifest where an index is expected".to_owned() })
             }
@@ -442,7 +444,7 @@ mod tests {
             r#""annotations":{"a":"b"}}]}"#
         );
         assert_eq!(String::from_utf8(manifest.to_bytes()).unwrap(), expected);
-        assert_eq!(Document::parse(&manifest.to_bytes()).unwrap(), Document::Manifest(manifest));
+        assert_eq!(Document::parse(&manifest.to_bytes()).unwrap(), Document::Manifest(Box::new(manifest)));
     }
 
     #[test]

@@ -46,9 +46,9 @@ pub(super) fn platform<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opt
 pub(super) mod object_set {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use serde::de::IgnoredAny;
     use serde::ser::SerializeMap as _;
     use serde::{Deserialize as _, Deserializer, Serializer};
+    use serde_json::Value;
 
     pub(in crate::image) fn serialize<S: Serializer>(
         set: &BTreeSet<String>,
@@ -64,7 +64,7 @@ pub(super) mod object_set {
     pub(in crate::image) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<BTreeSet<String>, D::Error> {
-        let map = Option::<BTreeMap<String, IgnoredAny>>::deserialize(deserializer)?;
+        let map = Option::<BTreeMap<String, Value>>::deserialize(deserializer)?;
         Ok(map.unwrap_or_default().into_keys().collect())
     }
 }

@@ -311,6 +311,9 @@ fn visit(
         return Err(LayerError::entry(&raw.name, "is the root, but no directory"));
     }
     let (major, minor) = raw.device;
+    if options.whiteouts && raw.kind == RawKind::CharDevice && (major, minor) == (0, 0) {
+        return Err(LayerError::entry(&path, "is the device 0:0, which means removal to overlayfs"));
+    }
     let link = match raw.kind {
         RawKind::HardLink => {
             let target = normalise(&raw.link)?;

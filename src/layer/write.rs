@@ -154,7 +154,7 @@ impl<W: Write> LayerWriter<W> {
         self.push(path, metadata, EntryKind::Symlink { target: target.to_vec() })
     }
 
-    /// Adds a character device.
+    /// Adds a character device; not 0:0, which overlayfs takes for a whiteout.
     pub fn char_device(
         &mut self,
         path: &[u8],
@@ -162,6 +162,9 @@ impl<W: Write> LayerWriter<W> {
         major: u32,
         minor: u32,
     ) -> Result<(), LayerError> {
+        if (major, minor) == (0, 0) {
+            return Err(LayerError::entry(path, "is the device 0:0, which means removal to overlayfs"));
+        }
         self.begin(path, path, metadata, b'3', 0, b"", (major, minor))?;
         self.push(path, metadata, EntryKind::CharDevice { major, minor })
     }

@@ -302,6 +302,7 @@ mod tests {
             duration_ms: u64,
             builder: String,
             log in proptest::option::of(any_digest()),
+            foreign: bool,
         ) -> Record {
             let mut preimage = Preimage::default();
             for (name, value) in fields {
@@ -309,7 +310,7 @@ mod tests {
             }
             let scope = scope.replace("...", "a").parse().unwrap_or_default();
             let created = Timestamp { seconds, nanos };
-            Record { scope, preimage, layers, tree, created, duration_ms, builder, log }
+            Record { scope, preimage, layers, tree, created, duration_ms, builder, log, foreign }
         }
     }
 

@@ -39,7 +39,7 @@ impl Access {
 }
 
 /// A token that nobody said the lifetime of lasts a minute, says the specification.
-const LIFETIME_DEFAULT: Duration = Duration::from_secs(60);
+const LIFETIME_DEFAULT: Duration = Duration::from_mins(1);
 
 /// A token that ends within this time is renewed before it is used.
 const LIFETIME_MARGIN: Duration = Duration::from_secs(5);
@@ -142,12 +142,12 @@ impl State {
             }
         };
         match (&self.challenge, &credential) {
-            (None, _) => Ok(None),
             (Some(_), Credential::RegistryToken(token)) => bearer(place, token.reveal()).map(Some),
             (Some(Challenge::Basic), Credential::Basic { username, password }) => {
                 basic(place, username, password).map(Some)
             }
-            (Some(Challenge::Basic), _) => Ok(None),
+            // Nothing is asked for, or there is nothing to show.
+            (None | Some(Challenge::Basic), _) => Ok(None),
             (Some(Challenge::Bearer { realm, service }), credential) => {
                 let now = Instant::now();
                 if let Some(token) = self.tokens.get(access)

@@ -197,9 +197,9 @@ impl Client {
         hasher.update(&bytes);
         let digest = hasher.finish();
         match expected {
-            Some(expected) if expected != digest => {
-                Err(Failure::permanent(place.error(RegistryErrorKind::Digest { expected, actual: digest })))
-            }
+            Some(expected) if expected != digest => Err(Failure::permanent(
+                place.error(RegistryErrorKind::Digest { expected: expected.into(), actual: digest.into() }),
+            )),
             _ => Ok(FetchedManifest { digest, bytes, media_type }),
         }
     }
@@ -259,7 +259,8 @@ impl Client {
             return Err(Failure::permanent(place.error(kind)));
         }
         if !blob.digest.matches(&bytes) {
-            let kind = RegistryErrorKind::Digest { expected: blob.digest, actual: Digest::of(&bytes) };
+            let kind =
+                RegistryErrorKind::Digest { expected: blob.digest.into(), actual: Digest::of(&bytes).into() };
             return Err(Failure::permanent(place.error(kind)));
         }
         Ok(bytes)
@@ -355,7 +356,7 @@ impl Client {
         let response = self.transport().send(&place, &request, &expected).await?;
         match content_digest(response.headers()) {
             Some(actual) if actual != digest && actual.algorithm() == digest.algorithm() => {
-                Err(place.error(RegistryErrorKind::Digest { expected: digest, actual }))
+                Err(place.error(RegistryErrorKind::Digest { expected: digest.into(), actual: actual.into() }))
             }
             _ => Ok(digest),
         }

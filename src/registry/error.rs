@@ -91,9 +91,9 @@ pub enum RegistryErrorKind {
     #[error("the content has digest {actual} instead of {expected}")]
     Digest {
         /// The digest asked for.
-        expected: Digest,
+        expected: Box<Digest>,
         /// The digest of what came.
-        actual: Digest,
+        actual: Box<Digest>,
     },
     /// The content does not have the size that it should have.
     #[error("the content has {actual} bytes instead of {expected}")]

@@ -44,7 +44,7 @@ impl fmt::Debug for Output {
 enum Content {
     Directory,
     Bytes(Bytes),
-    Blob(Descriptor, BlobSource),
+    Blob(Box<Descriptor>, BlobSource),
 }
 
 type Files = BTreeMap<String, Content>;
@@ -141,7 +141,7 @@ async fn collect(bundle: &ImageBundle, blobs: &dyn BlobProvider) -> Result<Files
             .open(descriptor)
             .await
             .map_err(|source| DestinationError::Blob { digest: descriptor.digest, source })?;
-        files.insert(name, Content::Blob(descriptor.clone(), source));
+        files.insert(name, Content::Blob(descriptor.clone().into(), source));
     }
     files.insert(blob_name(&bundle.config_descriptor.digest), Content::Bytes(bundle.config.clone()));
     files.insert(blob_name(&bundle.digest()), Content::Bytes(bundle.manifest.clone()));
@@ -187,7 +187,7 @@ fn merge(path: &Path, entries: Vec<Descriptor>) -> Result<Index, String> {
             let bytes =
                 super::layout::read_bounded(file, MANIFEST_BYTES_MAX).map_err(|error| error.to_string())?;
             match Document::parse(&bytes) {
-                Ok(Document::Index(index)) => index,
+                Ok(Document::Index(index)) => *index,
                 Ok(Document::Manifest(_)) => return Err("its `index.json` is a manifest".to_owned()),
                 Err(error) => return Err(format!("its `index.json` cannot be added to: {error}")),
             }
@@ -221,7 +221,7 @@ impl Content {
                     BlobSource::Bytes(bytes) => Box::new(io::Cursor::new(bytes)),
                     BlobSource::File(path) => Box::new(fs_err::File::open(path)?),
                 };
-                let Descriptor { digest, size, .. } = descriptor;
+                let Descriptor { digest, size, .. } = *descriptor;
                 (size, Box::new(Verifying::new(reader, digest, size)))
             }
         })
@@ -347,7 +347,7 @@ mod tests {
         names.iter().map(|name| name.parse().unwrap()).collect()
     }
 
-    async fn check(image: &ResolvedImage, bundle: &ImageBundle) {
+    fn check(image: &ResolvedImage, bundle: &ImageBundle) {
         assert_eq!(image.manifest_bytes, bundle.manifest);
         assert_eq!(image.config_bytes, bundle.config);
     }
@@ -366,7 +366,7 @@ mod tests {
             let reference = LayoutReference { path: layout.clone(), tag: Some(tag.to_owned()), digest: None };
             let source = OciLayoutSource::new(reference);
             let image = source.resolve(&platform).await.unwrap();
-            check(&image, bundle).await;
+            check(&image, bundle);
             let target = dir.path().join("layer");
             source.fetch_layer(&image.manifest.layers[0], &target, &|_| {}).await.unwrap();
         }
@@ -387,7 +387,7 @@ mod tests {
             export_docker_archive(Output::File(docker.clone()), &bundle, &names, &blobs).await.unwrap();
             for path in [&path, &docker] {
                 let source = ArchiveSource::open(path, Some("app:v1"), dir.path()).await.unwrap();
-                check(&source.resolve(&Platform::new("linux", "amd64", None)).await.unwrap(), &bundle).await;
+                check(&source.resolve(&Platform::new("linux", "amd64", None)).await.unwrap(), &bundle);
             }
             all.push((fs_err::read(path).unwrap(), fs_err::read(docker).unwrap()));
         }

@@ -35,6 +35,8 @@ pub(super) struct Answer {
     body: Vec<u8>,
     /// The connection breaks after as many bytes of the body.
     cut: Option<usize>,
+    /// The body has no announced length: it ends with the connection.
+    endless: bool,
 }
 
 impl Answer {
@@ -42,13 +44,18 @@ impl Answer {
         Self { status, ..Self::default() }
     }
 
-    pub(super) fn header(mut self, name: &str, value: impl ToString) -> Self {
+    pub(super) fn header(mut self, name: &str, value: impl std::fmt::Display) -> Self {
         self.headers.push((name.to_owned(), value.to_string()));
         self
     }
 
     pub(super) fn body(mut self, body: impl AsRef<[u8]>) -> Self {
         self.body = body.as_ref().to_vec();
+        self
+    }
+
+    pub(super) fn without_length(mut self) -> Self {
+        self.endless = true;
         self
     }
 
@@ -120,7 +127,7 @@ async fn serve(mut stream: TcpStream, handler: &Handler, requests: &Mutex<Vec<Se
     let answer = handler(&seen, before);
     let length = answer.headers.iter().any(|(name, _)| name == "Content-Length");
     let mut head = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", answer.status);
-    if !length && answer.status != 204 {
+    if !length && !answer.endless && answer.status != 204 {
         head.push_str(&format!("Content-Length: {}\r\n", answer.body.len()));
     }
     for (name, value) in &answer.headers {

@@ -201,7 +201,7 @@ pub(super) async fn resolve_layout(
 ) -> Result<ResolvedImage, SourceError> {
     let malformed = |reason: String| SourceError::Malformed { location: location.to_owned(), reason };
     let index = match Document::parse(index_bytes) {
-        Ok(Document::Index(index)) => index,
+        Ok(Document::Index(index)) => *index,
         Ok(Document::Manifest(_)) => return Err(malformed("its `index.json` is a manifest".to_owned())),
         Err(error) => return Err(malformed(format!("`index.json`: {error}"))),
     };

@@ -81,7 +81,7 @@ pub enum SourceError {
         /// The image.
         name: String,
         /// The cause.
-        source: NoSuchPlatform,
+        source: Box<NoSuchPlatform>,
     },
     /// The documents contradict each other, or something that they name is missing.
     #[error("cannot use {name}: {reason}")]
@@ -184,7 +184,7 @@ pub(super) async fn resolve_from(
                 return Ok(ResolvedImage {
                     name,
                     manifest_digest: digest,
-                    manifest,
+                    manifest: *manifest,
                     manifest_bytes: bytes,
                     config,
                     config_bytes,
@@ -202,7 +202,7 @@ fn select_in<'a>(index: &'a Index, platform: &Platform, name: &str) -> Result<&'
         // An index whose only content is another index, as layouts have it.
         Err(source) => match index.manifests.as_slice() {
             [only] if only.media_type == index.media_type() && only.platform.is_none() => Ok(only),
-            _ => Err(SourceError::Platform { name: name.to_owned(), source }),
+            _ => Err(SourceError::Platform { name: name.to_owned(), source: source.into() }),
         },
     }
 }

@@ -104,7 +104,10 @@ impl Download<'_> {
                     }
                     // Pieces of two answers may not fit together; one answer alone is to be believed.
                     if !self.resumed {
-                        let kind = RegistryErrorKind::Digest { expected: self.blob.digest, actual };
+                        let kind = RegistryErrorKind::Digest {
+                            expected: self.blob.digest.into(),
+                            actual: actual.into(),
+                        };
                         return Err(self.place.error(kind));
                     }
                     self.restart().await?;
@@ -330,7 +333,7 @@ impl<'a> Upload<'a> {
                 }
                 Err(failure) => {
                     let out_of_step = failure.error.status() == Some(416);
-                    if !failure.transient && !(out_of_step && offset > 0) {
+                    if !(failure.transient || out_of_step && offset > 0) {
                         return Err(failure);
                     }
                     attempts

@@ -37,19 +37,21 @@ impl Default for RetryPolicy {
             attempts_max: 6,
             backoff: Duration::from_millis(500),
             backoff_max: Duration::from_secs(20),
-            idle_max: Duration::from_secs(60),
+            idle_max: Duration::from_mins(1),
         }
     }
 }
 
 impl RetryPolicy {
     /// How long to wait after the attempt number `attempt` (from 1).
-    pub(super) fn wait(&self, attempt: u32, retry_after: Option<Duration>) -> Duration {
+    pub(super) fn wait(&self, attempt: u32, retry_after: Option<u32>) -> Duration {
         let doubled = self.backoff.saturating_mul(1 << attempt.saturating_sub(1).min(16));
         // Half of it fixed, half random. A fresh `RandomState` is random enough to spread runners.
         let random = RandomState::new().build_hasher().finish() % 1024;
         let jittered = doubled / 2 + (doubled / 2).saturating_mul(random as u32) / 1024;
-        retry_after.map_or(jittered, |asked| asked.max(jittered)).min(self.backoff_max)
+        retry_after
+            .map_or(jittered, |seconds| jittered.max(Duration::from_secs(seconds.into())))
+            .min(self.backoff_max)
     }
 }
 
@@ -126,18 +128,19 @@ impl Place {
 /// An attempt that failed, and whether another one may succeed.
 #[derive(Debug)]
 pub(super) struct Failure {
-    pub(super) error: RegistryError,
+    pub(super) error: Box<RegistryError>,
     pub(super) transient: bool,
-    pub(super) retry_after: Option<Duration>,
+    /// How long the registry asks to wait, in seconds.
+    pub(super) retry_after: Option<u32>,
 }
 
 impl Failure {
     pub(super) fn permanent(error: RegistryError) -> Self {
-        Self { error, transient: false, retry_after: None }
+        Self { error: Box::new(error), transient: false, retry_after: None }
     }
 
     pub(super) fn transient(error: RegistryError) -> Self {
-        Self { error, transient: true, retry_after: None }
+        Self { error: Box::new(error), transient: true, retry_after: None }
     }
 }
 
@@ -184,7 +187,7 @@ impl Attempts {
     /// Waits for the next attempt, or gives up.
     pub(super) async fn after(&mut self, failure: Failure) -> Result<(), RegistryError> {
         if !failure.transient || self.attempt >= self.policy.attempts_max || self.all >= Self::ALL_MAX {
-            return Err(failure.error);
+            return Err(*failure.error);
         }
         tokio::time::sleep(self.policy.wait(self.attempt, failure.retry_after)).await;
         self.attempt += 1;
@@ -431,7 +434,7 @@ impl Transport {
         // A certificate does not get better by asking again. Whatever else happens to connections may.
         let permanent = error.is_builder() || reason.contains("certificate");
         let kind = RegistryErrorKind::Transport { reason, plain_http };
-        Failure { error: place.error(kind), transient: !permanent, retry_after: None }
+        Failure { error: Box::new(place.error(kind)), transient: !permanent, retry_after: None }
     }
 
     /// The failure that an unwelcome answer is.
@@ -449,7 +452,7 @@ impl Transport {
         } else {
             RegistryErrorKind::Status { status: status.as_u16(), errors }
         };
-        Failure { error: place.error(kind), transient, retry_after }
+        Failure { error: Box::new(place.error(kind)), transient, retry_after }
     }
 }
 
@@ -497,8 +500,8 @@ fn explain(body: &[u8]) -> Vec<ErrorDetail> {
 }
 
 /// `Retry-After` in seconds. The form with a date is rare, and the ordinary wait serves it.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+fn retry_after(headers: &HeaderMap) -> Option<u32> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()
 }
 
 pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
@@ -539,8 +542,8 @@ mod tests {
             let doubled = policy.backoff.saturating_mul(1 << (attempt - 1).min(16)).min(policy.backoff_max);
             assert!(wait <= doubled && wait >= (doubled / 2).min(policy.backoff_max), "{attempt}: {wait:?}");
         }
-        assert_eq!(policy.wait(1, Some(Duration::from_secs(7))), Duration::from_secs(7));
-        assert_eq!(policy.wait(1, Some(Duration::from_secs(86_400))), policy.backoff_max);
+        assert_eq!(policy.wait(1, Some(7)), Duration::from_secs(7));
+        assert_eq!(policy.wait(1, Some(86_400)), policy.backoff_max);
     }
 
     #[test]

@@ -112,6 +112,8 @@ struct Inner {
     options: CacheOptions,
     /// Records that came with a bundle, and that the remote store had whole at that time.
     bundled: Mutex<HashMap<Key, Record>>,
+    /// Blobs that the remote store was seen to have during this build.
+    at_remote: Mutex<HashSet<Digest>>,
     /// Keeps tasks from fetching the same blob at once. An entry lives as long as somebody fetches.
     fetching: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
     /// Blobs of the local store whose content was found to be right.
@@ -155,6 +157,7 @@ impl Cache {
             remote,
             options,
             bundled: Mutex::default(),
+            at_remote: Mutex::default(),
             fetching: Mutex::default(),
             verified: Mutex::default(),
             uploads: Semaphore::new(UPLOADS),
@@ -247,6 +250,7 @@ impl Cache {
         let directory = inner.local.tmp_dir().ok()?;
         let copy = directory.path().join("blob");
         if !remote.transfer(size, remote.store().fetch_blob(digest, size, &copy)).await? {
+            inner.at_remote.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
             return None;
         }
         inner.downloaded.fetch_add(size, Ordering::Relaxed);
@@ -351,7 +355,15 @@ impl Cache {
 
     async fn remote_has(&self, digests: &[Digest]) -> bool {
         let Some(remote) = &self.0.remote else { return false };
-        remote.ask(remote.store().missing_blobs(digests)).await.is_some_and(|missing| missing.is_empty())
+        let there = || self.0.at_remote.lock().unwrap_or_else(PoisonError::into_inner);
+        if remote.is_usable() && digests.iter().all(|digest| there().contains(digest)) {
+            return true;
+        }
+        let has_all = matches!(remote.ask(remote.store().missing_blobs(digests)).await, Some(missing) if missing.is_empty());
+        if has_all {
+            there().extend(digests);
+        }
+        has_all
     }
 
     /// Remembers those of the bundle's records whose blobs are all there: one question instead of one a step.
@@ -363,6 +375,8 @@ impl Cache {
         let mut bundled = self.0.bundled.lock().unwrap_or_else(PoisonError::into_inner);
         for record in records {
             if !record.blobs().any(|digest| missing.contains(&digest)) {
+                let mut there = self.0.at_remote.lock().unwrap_or_else(PoisonError::into_inner);
+                there.extend(record.blobs());
                 bundled.insert(record.key(), record.clone());
             }
         }

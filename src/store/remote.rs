@@ -56,6 +56,11 @@ impl Remote {
         &*self.store
     }
 
+    /// Whether it is still asked at all.
+    pub(super) fn is_usable(&self) -> bool {
+        !self.broken.load(Ordering::Relaxed)
+    }
+
     /// Waits for a small answer that the build needs; `None` if there is none.
     pub(super) async fn ask<T>(&self, question: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
         self.waiting(Duration::ZERO, question).await

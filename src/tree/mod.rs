@@ -13,3 +13,6 @@ pub use apply::TreeError;
 pub use changes::{Change, ChangeKind, changes};
 pub use node::{Node, NodeKind, NodeRef, Origin, Tree, Walk};
 pub use resolve::{ResolveError, Resolved};
+
+#[cfg(test)]
+mod tests;

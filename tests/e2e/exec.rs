@@ -2,6 +2,12 @@
 //!
 //! These need root and busybox (Debian: `busybox-static`); without them they say so and pass.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "the lints spare test functions, not their helpers"
+)]
+
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -10,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use crossdock::event::Stream;
 use crossdock::exec::{
-    CancelToken, ExecError, ExecOutcome, ExecStep, Executor, Exit, Ids, NativeExecutor, Network, Once,
-    ResolvedUser, Security, Settings, StepMount, Ulimit,
+    CancelToken, ExecError, ExecOutcome, ExecStep, Executor, Exit, Ids, NativeExecutor, Network,
+    OciRuntimeExecutor, Once, ResolvedUser, Security, Settings, StepMount, Ulimit,
 };
 use tempfile::TempDir;
 
@@ -250,7 +256,7 @@ fn setuid_programs_work() {
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o4755)).unwrap();
     // Busybox gives such rights up at once, but the kernel does not forget who owns the process.
     for (program, owner) in [("/tmp/stat", "0"), ("/bin/stat", "1000")] {
-        let mut step = rig.step(&[program, "-Lc", "%u", "/proc/self"]);
+        let mut step = rig.step(&[program, "-Lc", "%u", "/proc/self/auxv"]);
         step.user = user(1000, 1000, &[]);
         assert_eq!(rig.run(&step).ok(), owner);
     }
@@ -615,10 +621,7 @@ fn check_rootless(prefix: &[&str], expected: impl Fn(Ids) -> bool) {
         StepMount::Bind { source: bound.clone(), target: "/bound".into(), read_only: false },
     ];
     give(&rig);
-    let once = match rootless(&step, prefix) {
-        Some(once) => once,
-        None => return,
-    };
+    let Some(once) = rootless(&step, prefix) else { return };
     let Once::Ran { ids, notes, exit, stdout, stderr } = once else { panic!("{once:?}") };
     assert!(expected(ids), "{ids:?} {notes:?}");
     assert_eq!(exit, Exit::Code(0), "{stderr}");
@@ -647,7 +650,7 @@ fn check_rootless(prefix: &[&str], expected: impl Fn(Ids) -> bool) {
     match (ids, rootless(&step, prefix).unwrap()) {
         (Ids::Single, Once::Failed { error, .. }) => assert!(error.contains("1000:1000"), "{error}"),
         (Ids::Mapped { .. }, Once::Ran { stdout, .. }) => {
-            assert_eq!(stdout, "1000\n1000\n1000\nGroups:\t5 \n")
+            assert_eq!(stdout, "1000\n1000\n1000\nGroups:\t5 \n");
         }
         other => panic!("{other:?}"),
     }
@@ -670,4 +673,160 @@ fn rootless_with_subordinate_ids() {
          mount --bind $d/sub /etc/subuid; mount --bind $d/sub /etc/subgid; mount --bind $d/passwd /etc/passwd; \
          exec setpriv --reuid=54321 --regid=54321 --clear-groups \"$@\"";
     check_rootless(&["unshare", "-m", "sh", "-c", script, "sh"], |ids| ids == Ids::Mapped { count: 65_537 });
+}
+
+#[test]
+fn the_doctor_tries_a_step() {
+    let Some(rig) = Rig::new() else { return };
+    let findings = crossdock::exec::doctor::examine(Path::new(PROGRAM), rig.dir.path());
+    let finding = |topic| findings.iter().find(|finding| finding.topic == topic).unwrap();
+    assert_eq!(finding("running steps").status, crossdock::exec::doctor::Status::Ok, "{findings:?}");
+    let findings = crossdock::exec::doctor::examine(Path::new("/bin/true"), rig.dir.path());
+    let finding = findings.iter().find(|finding| finding.topic == "running steps").unwrap();
+    assert_eq!(finding.status, crossdock::exec::doctor::Status::Missing);
+    assert_eq!(std::fs::read_dir(rig.dir.path()).unwrap().count(), 1, "only the rig's own directory is left");
+}
+
+/// A 32-bit program that makes one system call with the first argument 0 and exits with minus its result.
+#[cfg(target_arch = "x86_64")]
+fn i386_program(call: u32) -> Vec<u8> {
+    let mut code = vec![0xB8];
+    code.extend(call.to_le_bytes());
+    code.extend([0x31, 0xDB, 0xCD, 0x80, 0xF7, 0xD8, 0x89, 0xC3, 0xB8, 1, 0, 0, 0, 0xCD, 0x80]);
+    let (base, headers) = (0x0804_8000_u32, 52 + 32_u32);
+    let mut elf = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    elf.extend([2_u16, 3].iter().flat_map(|half| half.to_le_bytes()));
+    elf.extend([1, base + headers, 52, 0, 0].iter().flat_map(|word| word.to_le_bytes()));
+    elf.extend([52_u16, 32, 1, 0, 0, 0].iter().flat_map(|half| half.to_le_bytes()));
+    let size = headers + u32::try_from(code.len()).unwrap();
+    elf.extend([1, 0, base, base, size, size, 5, 0x1000].iter().flat_map(|word| word.to_le_bytes()));
+    elf.extend(code);
+    elf
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn programs_of_32_bits_run_and_are_filtered_too() {
+    let Some(mut rig) = Rig::new() else { return };
+    // getpid is 1; unshare(0) would succeed; clone3 is to look as if it did not exist.
+    for (name, call, code) in
+        [("getpid", 20, 255), ("unshare", 310, 1), ("clone3", 435, 38), ("future", 500, 38)]
+    {
+        let path = rig.lowers[0].join("bin").join(name);
+        std::fs::write(&path, i386_program(call)).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        let step = rig.step(&[name]);
+        let ran = rig.run(&step);
+        if ran.stderr.contains("exec format error") {
+            eprintln!("skipped: this kernel runs no 32-bit programs");
+            return;
+        }
+        assert_eq!(ran.outcome.exit, Exit::Code(code), "{name}");
+    }
+}
+
+#[test]
+fn a_killed_supervisor_takes_the_step_along() {
+    let Some(mut rig) = Rig::new() else { return };
+    let step = rig.sh("sleep 3434 & sleep 3434");
+    let mut once = Command::new(PROGRAM)
+        .arg("__exec-once")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    serde_json::to_writer(once.stdin.take().unwrap(), &step).unwrap();
+    wait_until("the step runs", || processes_with("sleep 3434").len() >= 2);
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", once.id())).unwrap();
+    let supervisor = rustix::process::Pid::from_raw(children.trim().parse().unwrap()).unwrap();
+    rustix::process::kill_process(supervisor, rustix::process::Signal::KILL).unwrap();
+    let output = once.wait_with_output().unwrap();
+    let answer: Once = serde_json::from_slice(&output.stdout).unwrap();
+    let Once::Failed { error, advice: Some(_), .. } = answer else { panic!("{answer:?}") };
+    assert!(error.contains("ended unexpectedly"), "{error}");
+    wait_until("the step's processes end", || processes_with("sleep 3434").is_empty());
+}
+
+/// The parts of the contract that hold for a runtime as well.
+fn check_runtime(path: &str) {
+    let Some(mut rig) = Rig::new() else { return };
+    if !Path::new(path).exists() {
+        eprintln!("skipped: {path} is not installed");
+        return;
+    }
+    let executor =
+        OciRuntimeExecutor::new(PathBuf::from(PROGRAM), Settings::new(Ids::Root), PathBuf::from(path));
+    let run = |step: &ExecStep| {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let mut log = |stream, data: &[u8]| match stream {
+            Stream::Stdout => stdout.extend_from_slice(data),
+            Stream::Stderr => stderr.extend_from_slice(data),
+        };
+        let outcome = executor.run(step, &mut log, &CancelToken::new().unwrap()).unwrap();
+        (
+            outcome,
+            String::from_utf8_lossy(&stdout).into_owned(),
+            String::from_utf8_lossy(&stderr).into_owned(),
+        )
+    };
+    let source = rig.dir.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("f"), "f\n").unwrap();
+    let mut step = rig.sh(
+        "echo $$; id -u; id -g; pwd; umask; hostname; grep -E 'CapEff|CapBnd|NoNewPrivs|Seccomp:' /proc/self/status; \
+         head -n 1 /etc/hosts; cat /run/secrets/s /rw/f; echo x > /rw/f; sh /dev/pipes/EOF; echo y > /tmp/y; \
+         mount -t tmpfs x /tmp 2>/dev/null || echo denied; ulimit -n; exit 9",
+    );
+    step.user = user(1000, 1001, &[]);
+    "/home/app".clone_into(&mut step.cwd);
+    step.rlimits = vec![Ulimit { name: "nofile".into(), soft: Some(100), hard: Some(200) }];
+    step.mounts = vec![
+        StepMount::Bind { source: source.clone(), target: "/rw".into(), read_only: false },
+        StepMount::Secret {
+            target: "/run/secrets/s".into(),
+            data: b"s\n".to_vec(),
+            mode: 0o444,
+            uid: 0,
+            gid: 0,
+        },
+        StepMount::File { target: "/dev/pipes/EOF".into(), data: b"echo heredoc".to_vec(), mode: 0o755 },
+    ];
+    std::fs::set_permissions(source.join("f"), PermissionsExt::from_mode(0o666)).unwrap();
+    std::fs::set_permissions(rig.lowers[0].join("tmp"), PermissionsExt::from_mode(0o1777)).unwrap();
+    let (outcome, stdout, stderr) = run(&step);
+    let expected = "1\n1000\n1001\n/home/app\n0022\nbuildkitsandbox\nCapEff:\t0000000000000000\nCapBnd:\t00000000a80425fb\n\
+         NoNewPrivs:\t0\nSeccomp:\t2\n127.0.0.1\tlocalhost buildkitsandbox\ns\nf\nheredoc\ndenied\n100\n";
+    assert_eq!((stdout.as_str(), outcome.exit), (expected, Exit::Code(9)), "{stderr}");
+    let mut paths: Vec<_> = walkdir::WalkDir::new(&step.upper)
+        .min_depth(1)
+        .into_iter()
+        .map(|entry| entry.unwrap().into_path())
+        .collect();
+    paths.sort();
+    let paths: Vec<_> =
+        paths.iter().map(|path| path.strip_prefix(&step.upper).unwrap().to_str().unwrap()).collect();
+    assert_eq!(paths, ["etc", "home", "home/app", "tmp", "tmp/y"]);
+    assert_eq!(std::fs::read_to_string(source.join("f")).unwrap(), "f\n");
+
+    let mark = format!("sleep 35{}", path.len());
+    let step = rig.sh(&format!("{mark} & echo up; {mark}"));
+    let token = CancelToken::new().unwrap();
+    let canceller = token.clone();
+    let result = executor.run(&step, &mut |_, _| canceller.cancel(), &token);
+    assert!(matches!(result, Err(ExecError::Cancelled)), "{result:?}");
+    assert_eq!(processes_with(&mark), Vec::<String>::new());
+    let mut step = rig.sh("ip -o link | wc -l; ip -o addr show lo | grep -c 127.0.0.1");
+    step.network = Network::None;
+    let (_, stdout, stderr) = run(&step);
+    assert_eq!(stdout, "1\n1\n", "{stderr}");
+}
+
+#[test]
+fn crun_runs_steps_too() {
+    check_runtime("/usr/bin/crun");
+}
+
+#[test]
+fn runc_runs_steps_too() {
+    check_runtime("/usr/sbin/runc");
 }

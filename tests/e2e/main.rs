@@ -5,11 +5,13 @@
 mod support;
 
 mod caching;
+mod cli;
 mod crash;
 mod dockerfiles;
 mod docs;
 mod exec;
 mod proof;
 mod random;
+mod registry;
 mod self_check;
 mod users;

@@ -85,7 +85,7 @@ impl fmt::Debug for Clock {
 pub type Out = Box<dyn Write + Send>;
 
 /// The lock, also after a panic of another thread: what a reporter keeps is right after every single statement.
-fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

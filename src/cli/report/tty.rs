@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_millis(100);
 const DRAWS_PER_SECOND: u8 = 20;
 /// Lines of a running step's log that are shown.
 const TAIL: usize = 6;
-/// Finished lines that wait for the quiet start to be over. A plan has at most some thousand steps.
+/// The size of a terminal that does not tell.
 const SIZE_DEFAULT: (usize, usize) = (80, 24);
 
 /// `--progress tty`.
@@ -32,6 +32,7 @@ pub struct Tty {
     clock: Clock,
     colours: bool,
     ticker: Mutex<Option<(mpsc::Sender<()>, JoinHandle<()>)>>,
+    this: Weak<Self>,
 }
 
 #[derive(Default)]
@@ -51,21 +52,35 @@ struct Running {
 }
 
 impl Tty {
-    /// Takes over standard error.
+    /// Takes over standard error. The thread that redraws starts with the first plan: before it, the process must be
+    /// able to enter a user namespace, which takes a single thread.
     pub fn start(clock: Clock, colours: bool) -> Arc<Self> {
         let target = ProgressDrawTarget::stderr_with_hz(DRAWS_PER_SECOND);
         let bar = ProgressBar::with_draw_target(None, target);
         // The message is the whole frame: `frame` makes it, and cuts it to the terminal.
-        bar.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
-        let (stop, stopped) = mpsc::channel();
-        let tty = Arc::new(Self { state: Mutex::default(), bar, clock, colours, ticker: Mutex::new(None) });
-        let weak = Arc::downgrade(&tty);
-        let thread = std::thread::Builder::new().name("progress".into()).spawn(move || tick(&weak, &stopped));
-        // Without the thread the lines are redrawn only when something happens.
-        if let Ok(thread) = thread {
-            *lock(&tty.ticker) = Some((stop, thread));
+        bar.set_style(
+            ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar()),
+        );
+        Arc::new_cyclic(|this| Self {
+            state: Mutex::default(),
+            bar,
+            clock,
+            colours,
+            ticker: Mutex::new(None),
+            this: this.clone(),
+        })
+    }
+
+    fn start_ticker(&self) {
+        let mut ticker = lock(&self.ticker);
+        if ticker.is_some() {
+            return;
         }
-        tty
+        let (stop, stopped) = mpsc::channel();
+        let this = self.this.clone();
+        let thread = std::thread::Builder::new().name("progress".into()).spawn(move || tick(&this, &stopped));
+        // Without the thread the lines are redrawn only when something happens.
+        *ticker = thread.ok().map(|thread| (stop, thread));
     }
 
     fn redraw(&self, state: &State) {
@@ -194,7 +209,10 @@ impl EventSink for Tty {
         let now = self.clock.now();
         let state = &mut *lock(&self.state);
         match event {
-            Event::Planned { steps } => state.steps = steps,
+            Event::Planned { steps } => {
+                state.steps = steps;
+                self.start_ticker();
+            }
             Event::StepStarted { step } => {
                 let running = Running {
                     started: now,

@@ -19,13 +19,13 @@ pub fn duration(duration: Duration) -> String {
 /// The figures at the end of a build as one line.
 pub fn summary(summary: &Summary) -> String {
     let total = summary.cached.saturating_add(summary.ran);
-    let mut text = format!(
-        "{total} {}: {} cached, {} run, in {}",
-        if total == 1 { "step" } else { "steps" },
-        summary.cached,
-        summary.ran,
-        duration(summary.elapsed),
-    );
+    let mut text = match total {
+        // A dry run in which nothing is cached, or a Dockerfile with nothing but FROM.
+        0 => "no step was cached or run".to_owned(),
+        1 => format!("1 step: {} cached, {} run", summary.cached, summary.ran),
+        _ => format!("{total} steps: {} cached, {} run", summary.cached, summary.ran),
+    };
+    text += &format!(", in {}", duration(summary.elapsed));
     if summary.downloaded > 0 {
         text += &format!("; {} downloaded", ByteSize(summary.downloaded));
     }
@@ -98,6 +98,7 @@ mod tests {
     fn the_summary_leaves_out_what_is_nothing() {
         let mut figures = Summary { cached: 1, elapsed: Duration::from_millis(250), ..Summary::default() };
         assert_eq!(summary(&figures), "1 step: 1 cached, 0 run, in 0.2s");
+        assert_eq!(summary(&Summary::default()), "no step was cached or run, in 0.0s");
         figures.uploaded = 2_000;
         figures.saved = Duration::from_secs(3);
         assert_eq!(summary(&figures), "1 step: 1 cached, 0 run, in 0.2s; 2.0 kB uploaded; 3.0s saved");

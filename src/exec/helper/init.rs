@@ -11,7 +11,7 @@ use rustix::fs::{Access, Mode};
 use rustix::mount::MountPropagationFlags;
 
 use super::rootfs::{Kind, Root, mount_overlay};
-use super::{Channel, Doing, SetupError, mounts::Mounter, privileges, stdin_from};
+use super::{Channel, Doing, SetupError, bundle, mounts::Mounter, privileges, stdin_from};
 use crate::exec::protocol::{Order, receive};
 use crate::exec::{Ids, Network, sys};
 
@@ -58,8 +58,13 @@ fn run(channel: &Channel) -> Result<u8, SetupError> {
     let writable = Some((step.upper.as_path(), step.work.as_path()));
     mount_overlay(&at, &step.lowers, writable, &step.scratch.join("names"), order.ids != Ids::Root)?;
     let root = Root::open(&at)?;
-    Mounter { order: &order, root: &root, channel, memory: step.scratch.join("memory") }.mount_all()?;
+    let mounter = Mounter { order: &order, root: &root, channel, memory: step.scratch.join("memory") };
     let cwd = if step.cwd.is_empty() { "/" } else { &step.cwd };
+    if let Some(runtime) = &order.runtime {
+        make_working_directory(&root, cwd, &order)?;
+        return bundle::become_runtime(runtime, &order, &mounter, &at);
+    }
+    mounter.mount_all()?;
     make_working_directory(&root, cwd, &order)?;
     root.enter()?;
 

@@ -4,6 +4,7 @@
 //! hangs up (which it does even when it is killed). It starts *init*, which is process 1 of the step: it
 //! builds the root filesystem, gives up its privileges and becomes the command.
 
+mod bundle;
 mod init;
 mod mounts;
 mod once;

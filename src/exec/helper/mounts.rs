@@ -11,13 +11,13 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-use super::rootfs::{Kind, Root, mount_overlay};
+use super::rootfs::{Found, Kind, Root, mount_overlay};
 use super::{Channel, Doing, SetupError};
 use crate::exec::protocol::{Order, Report};
 use crate::exec::{Ids, Security, StepMount, sys};
 
 /// Hidden from a sandboxed step: Docker's list.
-const MASKED: &[&str] = &[
+pub(super) const MASKED: &[&str] = &[
     "/proc/asound",
     "/proc/acpi",
     "/proc/interrupts",
@@ -33,7 +33,8 @@ const MASKED: &[&str] = &[
 ];
 
 /// Not to be written by a sandboxed step: Docker's list.
-const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub(super) const READ_ONLY: &[&str] =
+    &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The device files of every container: name, major and minor number.
 const DEVICES: &[(&str, u32, u32)] =
@@ -63,13 +64,7 @@ impl Mounter<'_> {
         self.mount_proc()?;
         self.mount_dev()?;
         self.mount_sys()?;
-        for (name, target, content) in [
-            ("resolv.conf", "/etc/resolv.conf", &self.order.resolv_conf),
-            ("hosts", "/etc/hosts", &self.order.hosts),
-        ] {
-            let file = self.memory_file(name, content.as_bytes(), 0o644, 0, 0)?;
-            self.bind(&file, target, true)?;
-        }
+        self.mount_network_files()?;
         for (index, mount) in self.order.step.mounts.iter().enumerate() {
             self.mount_step(index, mount)?;
         }
@@ -77,6 +72,53 @@ impl Mounter<'_> {
             self.mask()?;
         }
         Ok(())
+    }
+
+    fn mount_network_files(&self) -> Result<(), SetupError> {
+        for (name, target, content) in [
+            ("resolv.conf", "/etc/resolv.conf", &self.order.resolv_conf),
+            ("hosts", "/etc/hosts", &self.order.hosts),
+        ] {
+            let file = self.memory_file(name, content.as_bytes(), 0o644, 0, 0)?;
+            self.bind(&file, target, true)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the mounts that a runtime does not make itself. Returns the files that it has to mount, because
+    /// they belong below a directory that it covers: source and target.
+    pub(super) fn mount_for_runtime(&self) -> Result<Vec<(PathBuf, String)>, SetupError> {
+        const COVERED: [&str; 3] = ["/dev", "/proc", "/sys"];
+        self.mount_memory()?;
+        for path in COVERED {
+            let found = self.root.find_or_create(path, Kind::Directory).doing(|| format!("making {path}"))?;
+            self.report_created(&found);
+        }
+        self.mount_network_files()?;
+        let mut binds = Vec::new();
+        for (index, mount) in self.order.step.mounts.iter().enumerate() {
+            let target = mount.target();
+            if !COVERED.iter().any(|path| Path::new(target).starts_with(path)) {
+                self.mount_step(index, mount)?;
+                continue;
+            }
+            let name = format!("file{index}");
+            match mount {
+                StepMount::File { data, mode, .. } => self.memory_file(&name, data, *mode, 0, 0)?,
+                StepMount::Secret { data, mode, uid, gid, .. } => {
+                    self.memory_file(&name, data, *mode, *uid, *gid)?
+                }
+                _ => {
+                    return Err(SetupError::new(
+                        format!("mounting {target}"),
+                        "an OCI runtime covers this path",
+                    )
+                    .with_advice("mount it elsewhere, or use the native executor"));
+                }
+            };
+            binds.push((self.memory.join(name), target.to_owned()));
+        }
+        Ok(binds)
     }
 
     fn mount_memory(&self) -> Result<(), SetupError> {
@@ -159,7 +201,7 @@ impl Mounter<'_> {
         match new_mount("devpts", &options, &[], secure) {
             Ok(mount) => self.attach_at(&mount, "/dev/pts", Kind::Directory)?,
             Err(error) => {
-                self.channel.note(format!("cannot mount /dev/pts ({error}): steps have no pseudo terminals"))
+                self.channel.note(format!("cannot mount /dev/pts ({error}): steps have no pseudo terminals"));
             }
         }
         let size = self.order.step.shm_size.to_string();
@@ -169,7 +211,8 @@ impl Mounter<'_> {
         match new_mount("mqueue", &[], &[], secure) {
             Ok(mount) => self.attach_at(&mount, "/dev/mqueue", Kind::Directory)?,
             Err(error) => {
-                self.channel.note(format!("cannot mount /dev/mqueue ({error}): steps have no message queues"))
+                self.channel
+                    .note(format!("cannot mount /dev/mqueue ({error}): steps have no message queues"));
             }
         }
         Ok(())
@@ -301,12 +344,16 @@ impl Mounter<'_> {
         self.attach_at(&mount.doing(what)?, target, kind)
     }
 
-    fn attach_at(&self, mount: &OwnedFd, target: &str, kind: Kind) -> Result<(), SetupError> {
-        let found =
-            self.root.find_or_create(target, kind).doing(|| format!("making the mount point {target}"))?;
+    fn report_created(&self, found: &Found) {
         for stub in &found.created {
             self.channel.report(&Report::Created(stub.clone()));
         }
+    }
+
+    fn attach_at(&self, mount: &OwnedFd, target: &str, kind: Kind) -> Result<(), SetupError> {
+        let found =
+            self.root.find_or_create(target, kind).doing(|| format!("making the mount point {target}"))?;
+        self.report_created(&found);
         if found.is_dir != (kind == Kind::Directory) {
             let reason = if found.is_dir {
                 "a file cannot be mounted on a directory"

@@ -10,7 +10,7 @@ use super::{Channel, Doing, SetupError};
 use crate::exec::{ExecStep, Ids, Security, Ulimit, seccomp, sys};
 
 /// Docker's default capabilities.
-const DEFAULT: [Capability; 14] = [
+pub(super) const DEFAULT: [Capability; 14] = [
     Capability::CAP_AUDIT_WRITE,
     Capability::CAP_CHOWN,
     Capability::CAP_DAC_OVERRIDE,
@@ -112,6 +112,7 @@ fn set_limit(limit: &Ulimit) -> Result<(), SetupError> {
     rustix::process::setrlimit(resource, Rlimit { current: limit.soft, maximum: limit.hard }).doing(what)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is passed to `map_err`")]
 fn other(error: caps::errors::CapsError) -> io::Error {
     io::Error::other(error.to_string())
 }

@@ -132,7 +132,9 @@ impl DirectoryStore {
             if !self.has_blob(&layer.toc) {
                 return Some(layer.toc);
             }
-            let whole = record.foreign || completeness == Completeness::Tocs || self.is_stored(&layer.digest, layer.size);
+            let whole = record.foreign
+                || completeness == Completeness::Tocs
+                || self.is_stored(&layer.digest, layer.size);
             (!whole).then_some(layer.digest)
         })
     }

@@ -114,7 +114,7 @@ async fn a_bundle_saves_the_questions_for_its_records() {
     let (_root, cache) = cache(Some(remote.clone()));
     assert_eq!(cache.bundle(&name).await, Some(bundle.clone()));
     assert_eq!(remote.calls.load(Ordering::Relaxed), 2);
-    for step in &bundle.steps[..2] {
+    for step in bundle.steps[..2].iter().chain(&bundle.steps[..2]) {
         assert!(cache.lookup(&step.record.key()).await.is_some());
     }
     assert_eq!(remote.calls.load(Ordering::Relaxed), 4, "the two TOCs");
@@ -196,4 +196,27 @@ async fn flush_does_not_wait_longer_than_its_grace() {
     cache.publish(record, false).await.unwrap();
     let report = cache.flush(Duration::from_millis(50)).await;
     assert_eq!(report.pending, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_that_need_the_same_layer_fetch_it_once() {
+    let memory = Arc::new(MemoryStore::new());
+    let record = store_sample(&*memory, "make").await;
+    let faults = Faults { latency: Duration::from_millis(20), ..Faults::default() };
+    let remote = Arc::new(FaultyStore::new(memory, 1, faults));
+    let (_root, cache) = cache(Some(remote.clone()));
+    let layer = record.layers[0];
+    let tasks: Vec<_> = (0..8)
+        .map(|_| {
+            let cache = cache.clone();
+            tokio::spawn(async move { cache.blob_file(&layer.digest, layer.size).await.is_some() })
+        })
+        .collect();
+    for task in tasks {
+        assert!(task.await.unwrap());
+    }
+    assert_eq!(remote.calls.load(Ordering::Relaxed), 1);
+    let other = cache.clone();
+    let lookup = tokio::spawn(async move { other.lookup(&record.key()).await });
+    assert!(lookup.await.unwrap().is_some());
 }

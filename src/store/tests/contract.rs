@@ -70,6 +70,14 @@ async fn records(store: &dyn Store) {
     assert_eq!(store.write_record(&second).await.unwrap(), record, "whoever was first wins");
     assert_eq!(store.read_record(&key, &scopes()).await.unwrap(), Some(record.clone()));
 
+    let mut foreign = sample("base image").0;
+    foreign.foreign = true;
+    assert!(matches!(store.write_record(&foreign).await, Err(StoreError::Incomplete { .. })));
+    let toc = sample("base image").1[1].clone();
+    store.write_blob(&Digest::of(&toc), BlobSource::Bytes(toc)).await.unwrap();
+    assert_eq!(store.write_record(&foreign).await.unwrap(), foreign, "its layer is somewhere else");
+    assert_eq!(store.read_record(&foreign.key(), &scopes()).await.unwrap(), Some(foreign));
+
     let mut other = record.clone();
     other.scope = "pr/7".parse().unwrap();
     assert_eq!(store.read_record(&key, &[other.scope.clone()]).await.unwrap(), None);

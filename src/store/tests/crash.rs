@@ -18,7 +18,7 @@ async fn child() {
     let store = DirectoryStore::open(root, SystemTime::now).unwrap();
     for number in 0..1_000_000_u32 {
         // Large enough that a kill can come in the middle of the system call that writes it.
-        let mut large = vec![1; 2 << 20];
+        let mut large = vec![1; 8 << 20];
         large[..4].copy_from_slice(&number.to_le_bytes());
         large[4..8].copy_from_slice(&std::process::id().to_le_bytes());
         store.write_blob(&Digest::of(&large), BlobSource::Bytes(large.into())).await.unwrap();
@@ -29,7 +29,7 @@ async fn child() {
 #[tokio::test]
 async fn killed_writers_leave_only_whole_objects() {
     let root = tempfile::tempdir().unwrap();
-    for round in 0..12_u64 {
+    for round in 0..25_u64 {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "store::tests::crash::child"])
             .env(STORE, root.path())
@@ -38,7 +38,7 @@ async fn killed_writers_leave_only_whole_objects() {
             .spawn()
             .unwrap();
         // Any moment will do; these are spread over starting, the first write and the steady state.
-        std::thread::sleep(Duration::from_millis(20 + round * 17 % 90));
+        std::thread::sleep(Duration::from_millis(30 + round * 13 % 61));
         child.kill().unwrap();
         child.wait().unwrap();
         let store = DirectoryStore::open(root.path(), SystemTime::now).unwrap();

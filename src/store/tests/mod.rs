@@ -37,6 +37,7 @@ pub(super) fn sample(name: &str) -> (Record, [Bytes; 2]) {
         duration_ms: 1,
         builder: "test".to_owned(),
         log: None,
+        foreign: false,
     };
     (record, [layer, toc])
 }

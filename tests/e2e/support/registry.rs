@@ -14,18 +14,43 @@ pub(crate) struct Registry {
     _storage: TempDir,
 }
 
+/// The user of [`Registry::start_with_login`].
+pub(crate) const USER: &str = "user";
+
+/// The password of [`USER`].
+pub(crate) const PASSWORD: &str = "hunter2";
+
+/// What `htpasswd -nbB user hunter2` writes, with the fewest rounds.
+const HTPASSWD: &str = "user:$2y$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPIvxV7t8.\n";
+
 impl Registry {
     /// Starts one on a free port.
     pub(crate) fn start() -> Self {
+        Self::launch(false)
+    }
+
+    /// Starts one that wants [`USER`] and [`PASSWORD`].
+    pub(crate) fn start_with_login() -> Self {
+        Self::launch(true)
+    }
+
+    fn launch(login: bool) -> Self {
         let storage =
             tempfile::Builder::new().prefix("registry-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let config = storage.path().join("config.yml");
+        let users = storage.path().join("htpasswd");
+        std::fs::write(&users, HTPASSWD).unwrap();
+        let auth = if login {
+            format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", users.display())
+        } else {
+            String::new()
+        };
         std::fs::write(
             &config,
             format!(
                 "version: 0.1\nlog: {{level: info, formatter: json, accesslog: {{disabled: true}}}}\n\
                  storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
-                 http: {{addr: '127.0.0.1:0'}}\n",
+                 http: {{addr: '127.0.0.1:0'}}\n{auth}",
                 storage.path().join("data").display()
             ),
         )
