@@ -68,7 +68,10 @@ pub struct Engine {
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").field("cache", &self.cache).field("executor", &self.executor).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("cache", &self.cache)
+            .field("executor", &self.executor)
+            .finish_non_exhaustive()
     }
 }
 
@@ -117,7 +120,7 @@ impl Engine {
             clock,
             ownership,
             cancel,
-            upload_grace: Duration::from_secs(60),
+            upload_grace: Duration::from_mins(1),
             jobs: Arc::new(Semaphore::new(JOBS_MAX as usize)),
         }
     }
@@ -274,8 +277,7 @@ impl Engine {
 impl Progress {
     /// The records that the build used, in the order of the plan.
     fn bundle(&self) -> Bundle {
-        let mut records =
-            self.records.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let mut records = self.records.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         records.sort_by_key(|(id, _)| *id);
         Bundle { steps: records.into_iter().map(|(_, step)| step).collect() }
     }
@@ -286,11 +288,8 @@ fn bundle_name(request: &BuildRequest) -> BundleName {
     let mut preimage = Preimage::default();
     let text = |text: Option<String>| Value::Text(text.unwrap_or_default());
     let base = |path: &str| PathBuf::from(path).file_name().map(|name| name.to_string_lossy().into_owned());
-    let tags: Vec<String> = request
-        .tags
-        .iter()
-        .map(|tag| format!("{}/{}", tag.registry(), tag.repository()))
-        .collect();
+    let tags: Vec<String> =
+        request.tags.iter().map(|tag| format!("{}/{}", tag.registry(), tag.repository())).collect();
     preimage
         .add("kind", "bundle")
         .add("dockerfile", text(base(&request.dockerfile.name)))
@@ -305,8 +304,8 @@ fn bundle_name(request: &BuildRequest) -> BundleName {
 fn stage_names(text: &[u8]) -> Value {
     let text = String::from_utf8_lossy(text);
     let lines = text.lines().map(str::trim).filter(|line| {
-        line.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("from ") || start.eq_ignore_ascii_case("from\t"))
+        line.get(..5)
+            .is_some_and(|start| start.eq_ignore_ascii_case("from ") || start.eq_ignore_ascii_case("from\t"))
     });
     Value::List(lines.map(|line| Value::Text(line.to_owned())).collect())
 }
-

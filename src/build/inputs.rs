@@ -22,7 +22,9 @@ use crate::hint::Hint as _;
 use crate::layer::{LayerDescriptor, MediaType};
 use crate::record::{Preimage, Record};
 use crate::registry::{
-    ArchiveSource, ImageSource, LayoutReference, LayoutReferenceError, OciLayoutSource, RegistrySource, ResolvedImage};
+    ArchiveSource, ImageSource, LayoutReference, LayoutReferenceError, OciLayoutSource, RegistrySource,
+    ResolvedImage,
+};
 
 /// A tree that a step reads besides the one that it starts from.
 #[derive(Debug, Clone)]
@@ -269,9 +271,9 @@ async fn resolve_image(
             Arc::new(RegistrySource::new(engine.registry.clone(), reference.clone()))
         }
         ImageSpec::Layout(location) => {
-            let reference: LayoutReference = location
-                .parse()
-                .map_err(|error: LayoutReferenceError| image_error(place.clone(), &name, error.to_string(), None))?;
+            let reference: LayoutReference = location.parse().map_err(|error: LayoutReferenceError| {
+                image_error(place.clone(), &name, error.to_string(), None)
+            })?;
             Arc::new(OciLayoutSource::new(reference))
         }
         ImageSpec::Archive(path) => {

@@ -22,8 +22,8 @@ use crate::event::{Event, StepId};
 use crate::hint::Hint as _;
 use crate::image::Descriptor;
 use crate::layer::{
-    self, Compression, FinishedLayer, LayerDescriptor, LayerOptions, LayerWriter, MediaType, ScanOptions, Toc, UnpackOptions,
-    Unpacker, Whiteouts,
+    self, Compression, FinishedLayer, LayerDescriptor, LayerOptions, LayerWriter, MediaType, ScanOptions,
+    Toc, UnpackOptions, Unpacker, Whiteouts,
 };
 use crate::record::{Preimage, Record};
 use crate::registry::ImageSource;
@@ -35,11 +35,14 @@ pub(crate) const TOC_BYTES_MAX: u64 = 1 << 30;
 /// A layer may unpack to at most this many bytes: more is taken for a decompression bomb.
 const RAW_BYTES_MAX: u64 = 1 << 40;
 
+/// A base image's layer and where it can be had.
+type ForeignLayer = (Descriptor, Arc<dyn ImageSource>);
+
 /// The layers that one build works with.
 #[derive(Debug)]
 pub(crate) struct Layers {
     /// Layers of base images, which are fetched from where the image is.
-    foreign: Mutex<HashMap<Digest, (Descriptor, Arc<dyn ImageSource>)>>,
+    foreign: Mutex<HashMap<Digest, ForeignLayer>>,
     tocs: Mutex<HashMap<Digest, Arc<Toc>>>,
     unpacked: Mutex<HashMap<Digest, Arc<OnceCell<PathBuf>>>>,
     unpacked_root: PathBuf,
@@ -48,8 +51,11 @@ pub(crate) struct Layers {
 impl Layers {
     pub(crate) fn new(engine: &Engine) -> Result<Self, BuildError> {
         let name = if engine.ownership.user_namespace { "unpacked-user" } else { "unpacked" };
-        let unpacked_root =
-            engine.cache.local().state_dir(name).map_err(|error| BuildError::cache("opening the local cache", error))?;
+        let unpacked_root = engine
+            .cache
+            .local()
+            .state_dir(name)
+            .map_err(|error| BuildError::cache("opening the local cache", error))?;
         Ok(Self {
             foreign: Mutex::default(),
             tocs: Mutex::default(),
@@ -64,7 +70,7 @@ impl Layers {
     }
 
     /// Where a base image's layer can be had.
-    pub(crate) fn foreign(&self, digest: &Digest) -> Option<(Descriptor, Arc<dyn ImageSource>)> {
+    pub(crate) fn foreign(&self, digest: &Digest) -> Option<ForeignLayer> {
         lock(&self.foreign).get(digest).cloned()
     }
 
@@ -75,7 +81,8 @@ impl Layers {
         }
         let lost = || BuildError::Lost { digest: layer.toc, keys: Vec::new() };
         let bytes = engine.cache.read_blob(&layer.toc, TOC_BYTES_MAX).await.ok_or_else(lost)?;
-        let toc = Toc::decode(&bytes).map_err(|error| BuildError::cache("reading a layer's contents", error))?;
+        let toc =
+            Toc::decode(&bytes).map_err(|error| BuildError::cache("reading a layer's contents", error))?;
         let toc = Arc::new(toc);
         lock(&self.tocs).insert(layer.toc, Arc::clone(&toc));
         Ok(toc)
@@ -108,7 +115,11 @@ impl Layers {
     }
 
     /// The tree of an input.
-    pub(crate) async fn input_tree(&self, engine: &Engine, input: &InputTree) -> Result<Arc<Tree>, BuildError> {
+    pub(crate) async fn input_tree(
+        &self,
+        engine: &Engine,
+        input: &InputTree,
+    ) -> Result<Arc<Tree>, BuildError> {
         match input {
             InputTree::Empty => Ok(Arc::new(Tree::empty())),
             InputTree::Chain(chain) => self.tree(engine, chain).await,
@@ -164,14 +175,21 @@ impl Layers {
             .blocking(move || {
                 let failed = |error: layer::LayerError| {
                     let hint = error.hint();
-                    BuildError::Image { place: String::new(), image: String::new(), source: Box::new(error), hint }
+                    BuildError::Image {
+                        place: String::new(),
+                        image: String::new(),
+                        source: Box::new(error),
+                        hint,
+                    }
                 };
                 let io = |error: std::io::Error| BuildError::cache("unpacking a layer", error);
                 let file = fs_err::File::open(&path).map_err(io)?;
-                let directory = local.tmp_dir().map_err(|error| BuildError::cache("unpacking a layer", error))?;
+                let directory =
+                    local.tmp_dir().map_err(|error| BuildError::cache("unpacking a layer", error))?;
                 let target = directory.path().join("fs");
                 fs_err::create_dir(&target).map_err(io)?;
-                let mut unpacker = Unpacker::new(File::open(&target).map_err(io)?, unpack_options(ownership)).map_err(failed)?;
+                let mut unpacker = Unpacker::new(File::open(&target).map_err(io)?, unpack_options(ownership))
+                    .map_err(failed)?;
                 let scanned = layer::scan(file, &scan_options(), &mut unpacker).map_err(failed)?;
                 unpacker.finish().map_err(failed)?;
                 if scanned.digest != digest {
@@ -234,10 +252,12 @@ impl Layers {
                 let failed = |error: layer::LayerError| BuildError::cache("unpacking a layer", error);
                 let io = |error: std::io::Error| BuildError::cache("unpacking a layer", error);
                 let file = fs_err::File::open(&path).map_err(io)?;
-                let directory = local.tmp_dir().map_err(|error| BuildError::cache("unpacking a layer", error))?;
+                let directory =
+                    local.tmp_dir().map_err(|error| BuildError::cache("unpacking a layer", error))?;
                 let target = directory.path().join("fs");
                 fs_err::create_dir(&target).map_err(io)?;
-                let mut unpacker = Unpacker::new(File::open(&target).map_err(io)?, unpack_options(ownership)).map_err(failed)?;
+                let mut unpacker = Unpacker::new(File::open(&target).map_err(io)?, unpack_options(ownership))
+                    .map_err(failed)?;
                 let scanned = layer::scan(file, &scan_options(), &mut unpacker).map_err(failed)?;
                 unpacker.finish().map_err(failed)?;
                 if scanned.digest != digest || scanned.diff_id != diff_id {
@@ -249,7 +269,11 @@ impl Layers {
     }
 
     /// The directories of a chain's layers, topmost first, unpacked.
-    pub(crate) async fn lowers(&self, engine: &Engine, chain: &Arc<Chain>) -> Result<Vec<PathBuf>, BuildError> {
+    pub(crate) async fn lowers(
+        &self,
+        engine: &Engine,
+        chain: &Arc<Chain>,
+    ) -> Result<Vec<PathBuf>, BuildError> {
         let layers = chain.layers();
         let unpacked = layers.iter().rev().map(|layer| self.unpacked(engine, layer));
         futures_util::future::try_join_all(unpacked).await
@@ -322,10 +346,7 @@ pub(crate) fn whiteouts(ownership: super::engine::Ownership) -> Whiteouts {
 }
 
 fn unpack_options(ownership: super::engine::Ownership) -> UnpackOptions {
-    UnpackOptions {
-        whiteouts: whiteouts(ownership),
-        chown: !ownership.single_id,
-    }
+    UnpackOptions { whiteouts: whiteouts(ownership), chown: !ownership.single_id }
 }
 
 fn scan_options() -> ScanOptions {

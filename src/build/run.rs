@@ -108,7 +108,7 @@ impl Solver<'_> {
                 })
                 .await?
         };
-        let (entries, opener) = staged.map_err(|error| self.copy_error(step, op, Some(&input), error))?;
+        let (entries, opener) = staged.map_err(|error| self.copy_error(step, op, Some(&input), &error))?;
         let made = self.staged(base, &tree, entries, Some(opener)).await;
         drop(spool);
         made
@@ -211,6 +211,7 @@ impl Solver<'_> {
         let [upper, work, scratch] = [&paths[0], &paths[1], &paths[2]];
         let lowers = self.layers.lowers(self.engine, base).await?;
         let tree = self.layers.tree(self.engine, base).await?;
+        self.be_root(&tree, upper)?;
         let user = self.user(step, base, &op.user).await?;
         let mut env = op.env.clone();
         env.extend(op.proxy.iter().cloned());
@@ -278,6 +279,18 @@ impl Solver<'_> {
         let made = self.keep(base, &tree, upper.clone(), outcome, log).await;
         drop(directory);
         made
+    }
+
+    /// Gives the upper directory the mode and owner of the tree's root: they are what the step sees of `/`.
+    fn be_root(&self, tree: &Tree, upper: &Path) -> Result<(), BuildError> {
+        let io = |error: std::io::Error| BuildError::cache("preparing a root directory", error);
+        let Some(root) = tree.get(b"") else { return Ok(()) };
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(root.metadata.mode);
+        if !self.engine.ownership.single_id {
+            let (uid, gid) = (Some(root.metadata.uid), Some(root.metadata.gid));
+            std::os::unix::fs::chown(upper, uid, gid).map_err(io)?;
+        }
+        fs_err::set_permissions(upper, permissions).map_err(io)
     }
 
     /// Turns the upper directory of a command into a layer, and keeps it as that layer's unpacked form.

@@ -70,7 +70,7 @@ struct Keys {
     exact: Option<Preimage>,
 }
 
-impl<'s> Solver<'s> {
+impl Solver<'_> {
     /// Solves the target and everything that it needs.
     pub(crate) async fn solve(&self) -> Result<Solved, BuildError> {
         // All stages begin at once: what one takes from another it waits for when it gets there.
@@ -292,7 +292,7 @@ impl<'s> Solver<'s> {
                                 step,
                                 op,
                                 None,
-                                CopyError::NotFound { path: source.clone() },
+                                &CopyError::NotFound { path: source.clone() },
                             ));
                         }
                         None
@@ -301,7 +301,7 @@ impl<'s> Solver<'s> {
                         let tree = self.layers.input_tree(self.engine, input).await?;
                         let digest = copy_step::select(&*tree, op)
                             .and_then(|selected| copy_step::digest(&*tree, &selected))
-                            .map_err(|error| self.copy_error(step, op, Some(input), error))?;
+                            .map_err(|error| self.copy_error(step, op, Some(input), &error))?;
                         Some(Read::Selection(digest))
                     }
                 };
@@ -343,13 +343,11 @@ impl<'s> Solver<'s> {
         step: &PlannedStep,
         op: &CopyOp,
         input: Option<&InputTree>,
-        error: CopyError,
+        error: &CopyError,
     ) -> BuildError {
         let keyword = step.instruction.split_whitespace().next().unwrap_or("COPY").to_uppercase();
-        let CopyError::NotFound { path } = &error else {
-            return self
-                .error(step, format!("{keyword} failed: {}", crate::hint::with_causes(&error)))
-                .into();
+        let CopyError::NotFound { path } = error else {
+            return self.error(step, format!("{keyword} failed: {}", crate::hint::with_causes(error))).into();
         };
         let Some(InputTree::Directory(context)) = input else {
             let message = format!("{keyword} source \"{path}\" not found");

@@ -40,7 +40,8 @@ impl Solver<'_> {
             && let Some(input) = inputs.first()
             && let Some(old) = self.contents_of(&before.record).await
         {
-            let rules = super::copy::copier::Rules { owner: None, chmod: None, now: self.engine.now(), epoch: None };
+            let rules =
+                super::copy::copier::Rules { owner: None, chmod: None, now: self.engine.now(), epoch: None };
             let source = self.layers.input_tree(self.engine, input).await;
             let tree = self.layers.tree(self.engine, base).await;
             if let (Ok(source), Ok(tree)) = (source, tree)
@@ -59,7 +60,12 @@ impl Solver<'_> {
     }
 
     /// Collects what the steps before `step` changed otherwise than last time; `true` if any of them did.
-    async fn earlier_steps(&self, stage: &PlannedStage, step: &PlannedStep, files: &mut BTreeSet<String>) -> bool {
+    async fn earlier_steps(
+        &self,
+        stage: &PlannedStage,
+        step: &PlannedStep,
+        files: &mut BTreeSet<String>,
+    ) -> bool {
         let mut slots: Vec<&str> = stage
             .steps
             .iter()
@@ -76,8 +82,7 @@ impl Solver<'_> {
             let is_here = |step: &&BundleStep| step.slot == slot;
             let old = self.before.steps.iter().find(is_here).map(|step| step.record.clone());
             let new = {
-                let records =
-                    self.progress.records.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let records = self.progress.records.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 records.iter().map(|(_, step)| step).find(is_here).map(|step| step.record.clone())
             };
             let (Some(old), Some(new)) = (old, new) else {

@@ -88,8 +88,7 @@ impl Machine {
         let program = PathBuf::from("/proc/self/exe");
         match exec::enter_user_namespace(&program) {
             Ok(UserNamespace { ids, note }) => {
-                let ownership =
-                    Ownership { user_namespace: ids != Ids::Root, single_id: ids == Ids::Single };
+                let ownership = Ownership { user_namespace: ids != Ids::Root, single_id: ids == Ids::Single };
                 let executor = NativeExecutor::new(program, exec::Settings::new(ids));
                 Self { executor: Ok(Arc::new(executor)), ownership, note }
             }
@@ -139,10 +138,8 @@ pub(super) async fn build(
                 Ok(store) => Some(Arc::new(store)),
                 // A cache that cannot be used never fails a build.
                 Err(error) => {
-                    let message = format!(
-                        "the shared cache is not used: {}",
-                        crate::hint::with_causes(&error)
-                    );
+                    let message =
+                        format!("the shared cache is not used: {}", crate::hint::with_causes(&error));
                     events.emit(Event::Warning { message });
                     None
                 }
@@ -166,7 +163,9 @@ pub(super) async fn build(
             let path = directory.join("config.json");
             match fs_err::read_to_string(&path) {
                 Ok(text) => Arc::new(DockerConfigCredentials::parse(&text).map_err(|error| {
-                    CliError::failure(anyhow::Error::new(error).context(format!("reading {}", path.display())))
+                    CliError::failure(
+                        anyhow::Error::new(error).context(format!("reading {}", path.display())),
+                    )
                 })?),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Arc::new(NoCredentials),
                 Err(error) => return Err(CliError::failure(error)),
@@ -269,8 +268,10 @@ fn describe(preimage: &crate::record::Preimage) -> String {
         _ => None,
     };
     let kind = text("kind").unwrap_or_default();
-    let detail: Vec<String> =
-        ["command", "sources", "destination", "layer", "layers"].iter().filter_map(|name| text(name)).collect();
+    let detail: Vec<String> = ["command", "sources", "destination", "layer", "layers"]
+        .iter()
+        .filter_map(|name| text(name))
+        .collect();
     format!("{kind} {}", detail.join(" "))
 }
 
@@ -323,7 +324,25 @@ pub(super) struct Finding {
     pub advice: Option<String>,
 }
 
-/// What this machine allows.
-pub(super) fn doctor() -> Vec<Finding> {
-    Vec::new()
+/// What this machine allows. `local` is where the local cache is or would be.
+pub(super) fn doctor(local: &Path) -> Vec<Finding> {
+    let findings = exec::doctor::examine(Path::new("/proc/self/exe"), existing(local));
+    findings
+        .into_iter()
+        .map(|finding| Finding {
+            level: match finding.status {
+                exec::doctor::Status::Ok => Level::Good,
+                exec::doctor::Status::Limited => Level::Lesser,
+                exec::doctor::Status::Missing => Level::Bad,
+            },
+            name: finding.topic.to_owned(),
+            detail: finding.meaning,
+            advice: finding.advice,
+        })
+        .collect()
+}
+
+/// The nearest directory above `path` that exists, itself included.
+fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("/"))
 }

@@ -181,20 +181,16 @@ pub(super) fn status(outcome: &StepOutcome) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::backend::Descriptor;
     use super::*;
     use crate::digest::Digest;
     use crate::event::Summary;
+    use crate::image::Descriptor;
 
     #[test]
     fn metadata_has_the_keys_of_buildx() {
-        let outcome = Outcome {
-            manifest: Some(Descriptor {
-                media_type: "application/vnd.oci.image.manifest.v1+json".into(),
-                digest: Digest::of("m"),
-                size: 7,
-                platform: Some("linux/arm64".parse().unwrap()),
-            }),
+        let manifest = Descriptor::new("application/vnd.oci.image.manifest.v1+json", Digest::of("m"), 7);
+        let outcome = BuildOutcome {
+            manifest: Some(Descriptor { platform: Some("linux/arm64".parse().unwrap()), ..manifest }),
             config: Some(Digest::of("c")),
             summary: Summary::default(),
             would_run: 0,

@@ -10,7 +10,8 @@ use super::error::{CliError, ExitStatus};
 
 /// Runs the command.
 pub(super) fn command(command: &DoctorCommand, environment: &Environment) -> Result<ExitStatus, CliError> {
-    let findings = backend::doctor();
+    let local = backend::local_cache(None, environment)?;
+    let findings = backend::doctor(&local);
     let text = match command.format {
         Format::Text => text(&findings, environment.colours() && environment.stdout_is_terminal),
         Format::Json => format!("{:#}\n", json(&findings)),

@@ -2,10 +2,10 @@
 
 use serde_json::{Value as Json, json};
 
-use crate::build::StepReport;
 use super::build::status;
 use super::error::CliError;
 use super::report::sanitize;
+use crate::build::StepReport;
 use crate::record::Value;
 
 /// For people: each step with its key and, indented, what the key is the digest of.

@@ -133,9 +133,10 @@ mod tests {
     #[test]
     fn the_nearest_cause_is_named() {
         let before = preimage("make", "1", "x");
+        let why = |now: &Preimage, changes: &Changes| super::reason(Some(&before), now, changes);
         let reason = |now: &Preimage, files: &[&str]| {
             let files = files.iter().map(|file| (*file).to_owned()).collect();
-            super::reason(Some(&before), now, &Changes { files, base: false })
+            why(now, &Changes { files, base: false })
         };
         assert_eq!(super::reason(None, &before, &Changes::default()), "first time");
         assert_eq!(reason(&preimage("make all", "2", "y"), &[]), "the command changed");

@@ -48,6 +48,8 @@ impl Default for DiffOptions {
     }
 }
 
+type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// The largest extended attribute that Linux has.
 const XATTR_SIZE_MAX: usize = 64 << 10;
 
@@ -181,7 +183,7 @@ impl Walk<'_> {
         let (xattrs, marked_opaque) = self.xattrs(&path, &by_name)?;
         let metadata = self.metadata(&stat, xattrs);
         if kind == FileType::Directory {
-            return self.inner_directory(directory, name, path, metadata, hidden, excluded, marked_opaque);
+            return self.inner_directory(directory, name, &path, metadata, hidden, excluded, marked_opaque);
         }
         if excluded {
             return Ok(());
@@ -210,23 +212,23 @@ impl Walk<'_> {
         &mut self,
         directory: &OwnedFd,
         name: &[u8],
-        path: Vec<u8>,
+        path: &[u8],
         metadata: Metadata,
         hidden: bool,
         excluded: bool,
         marked_opaque: bool,
     ) -> Result<(), LayerError> {
-        let before = if hidden { None } else { self.lower.directory(&path) };
+        let before = if hidden { None } else { self.lower.directory(path) };
         let opaque = marked_opaque && before.is_some();
         let at = self.found.len();
         let implied = match before {
             Some(before) if !opaque && (excluded || self.same(before, &metadata)) => {
                 let kind = Found::Directory { opaque, implied: true };
-                self.found.push((path.clone(), before.clone(), kind));
+                self.found.push((path.to_vec(), before.clone(), kind));
                 true
             }
             _ => {
-                self.found.push((path.clone(), metadata, Found::Directory { opaque, implied: false }));
+                self.found.push((path.to_vec(), metadata, Found::Directory { opaque, implied: false }));
                 false
             }
         };
@@ -236,8 +238,8 @@ impl Walk<'_> {
             OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
             Mode::empty(),
         );
-        let inner = inner.map_err(|error| failed(&path, error))?;
-        self.directory(&inner, &path, opaque || before.is_none())?;
+        let inner = inner.map_err(|error| failed(path, error))?;
+        self.directory(&inner, path, opaque || before.is_none())?;
         if (implied || excluded) && self.found.len() == at + 1 {
             self.found.pop();
         }
@@ -257,7 +259,7 @@ impl Walk<'_> {
         (before.mode, before.uid, before.gid, &before.xattrs) == (now.mode, now.uid, now.gid, &now.xattrs)
     }
 
-    fn metadata(&self, stat: &Stat, xattrs: BTreeMap<Vec<u8>, Vec<u8>>) -> Metadata {
+    fn metadata(&self, stat: &Stat, xattrs: Xattrs) -> Metadata {
         let mtime = Timestamp { seconds: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 };
         let (uid, gid) = if self.options.single_id { (0, 0) } else { (stat.st_uid, stat.st_gid) };
         Metadata {
@@ -270,11 +272,7 @@ impl Walk<'_> {
     }
 
     /// The extended attributes that belong into a layer, and whether the one is there that means opaque.
-    fn xattrs(
-        &self,
-        path: &[u8],
-        by_name: &std::ffi::CStr,
-    ) -> Result<(BTreeMap<Vec<u8>, Vec<u8>>, bool), LayerError> {
+    fn xattrs(&self, path: &[u8], by_name: &std::ffi::CStr) -> Result<(Xattrs, bool), LayerError> {
         let mut xattrs = BTreeMap::new();
         let mut opaque = false;
         let mut names = vec![0; 1024];

@@ -57,9 +57,9 @@ pub enum LayerError {
         /// What was read.
         what: String,
         /// The digest that it should have.
-        expected: Digest,
+        expected: Box<Digest>,
         /// The digest that it has.
-        actual: Digest,
+        actual: Box<Digest>,
     },
     /// The table of contents breaks its invariants.
     #[error("the layer's table of contents is not valid")]
@@ -76,6 +76,11 @@ impl LayerError {
     /// For `map_err`: an input or output error with what was being done.
     pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         |source| Self::Io { action: action.into(), source }
+    }
+
+    /// An error about bytes that are not what their digest says.
+    pub(crate) fn damaged(what: String, expected: Digest, actual: Digest) -> Self {
+        Self::Damaged { what, expected: Box::new(expected), actual: Box::new(actual) }
     }
 
     /// An error about the entry `path`.

@@ -134,7 +134,7 @@ impl<'a, B: ReadRange> TocReader<'a, B> {
             };
             if !frame.id.matches(&raw) {
                 let what = format!("frame {number} of the layer");
-                let damaged = LayerError::Damaged { what, expected: frame.id, actual: Digest::of(&raw) };
+                let damaged = LayerError::damaged(what, frame.id, Digest::of(&raw));
                 return Err(io::Error::other(damaged));
             }
             self.last = Some((number, raw));
@@ -176,7 +176,7 @@ impl<B: ReadRange> Read for FileReader<'_, '_, B> {
             let actual = std::mem::take(&mut self.hasher).finish();
             if actual != *expected {
                 let what = super::display_path(self.path);
-                return Err(io::Error::other(LayerError::Damaged { what, expected: *expected, actual }));
+                return Err(io::Error::other(LayerError::damaged(what, *expected, actual)));
             }
         }
         Ok(count)

@@ -245,7 +245,9 @@ fn walk(
 ) -> Result<(Toc, u64), LayerError> {
     let limit = options.max_raw_size;
     let too_large = |error| match error {
-        LayerError::Io { source, .. } if source.get_ref().is_some_and(|error| error.is::<TooLarge>()) => {
+        LayerError::Io { source, .. }
+            if source.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<TooLarge>) =>
+        {
             LayerError::Limit { what: "a size", limit }
         }
         error => error,

@@ -15,6 +15,9 @@ use super::write::fill;
 /// The most pieces of one sparse file. GNU tar's map of this many takes some 6 MiB.
 const SPARSE_MAX: usize = 256 << 10;
 
+/// The pieces of a sparse file, offset and length of each, and the size of it all.
+type SparseMap = (Vec<(u64, u64)>, u64);
+
 /// What an entry is, before its content is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RawKind {
@@ -281,11 +284,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// The map of an old GNU sparse entry, some of which may be in blocks behind the header.
-    fn old_sparse(
-        &mut self,
-        block: &[u8; BLOCK],
-        header: &tar::Header,
-    ) -> Result<(Vec<(u64, u64)>, u64), LayerError> {
+    fn old_sparse(&mut self, block: &[u8; BLOCK], header: &tar::Header) -> Result<SparseMap, LayerError> {
         if header.as_gnu().is_none() {
             return Err(self.bad("a sparse entry has no GNU header"));
         }
@@ -314,11 +313,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// The map and real size of a PAX sparse entry (GNU's formats 0.0, 0.1 and 1.0); `None` if it is none.
-    fn pax_sparse(
-        &mut self,
-        pax: &Pax,
-        stored: &mut u64,
-    ) -> Result<Option<(Vec<(u64, u64)>, u64)>, LayerError> {
+    fn pax_sparse(&mut self, pax: &Pax, stored: &mut u64) -> Result<Option<SparseMap>, LayerError> {
         let numbers: Vec<u64>;
         if pax.get("GNU.sparse.major").is_some() {
             if pax.get("GNU.sparse.major") != Some(b"1") || pax.get("GNU.sparse.minor") != Some(b"0") {
@@ -334,7 +329,7 @@ impl<R: Read> TarReader<R> {
         } else {
             return Ok(None);
         }
-        if numbers.len() % 2 != 0 {
+        if !numbers.len().is_multiple_of(2) {
             return Err(self.bad("a sparse map is malformed"));
         }
         let size = pax.number("GNU.sparse.realsize").or_else(|| pax.number("GNU.sparse.size"));
@@ -539,8 +534,11 @@ impl Pax {
             let equals = record.iter().position(|byte| *byte == b'=').ok_or(BAD)?;
             let (key, value) = (&record[..equals], &record[equals + 1..]);
             if key == b"GNU.sparse.offset" || key == b"GNU.sparse.numbytes" {
-                let expected: &[u8] =
-                    if pax.sparse.len() % 2 == 0 { b"GNU.sparse.offset" } else { b"GNU.sparse.numbytes" };
+                let expected: &[u8] = if pax.sparse.len().is_multiple_of(2) {
+                    b"GNU.sparse.offset"
+                } else {
+                    b"GNU.sparse.numbytes"
+                };
                 if key != expected || pax.sparse.len() > 2 * SPARSE_MAX {
                     return Err("a sparse map is malformed");
                 }

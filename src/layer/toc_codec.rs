@@ -180,10 +180,10 @@ impl Toc {
                         return fail(entry, "has content outside the layer");
                     }
                 }
-                EntryKind::Symlink { target } => {
-                    if target.is_empty() || target.len() > PATH_MAX || target.contains(&0) {
-                        return fail(entry, "has an impossible link target");
-                    }
+                EntryKind::Symlink { target }
+                    if target.is_empty() || target.len() > PATH_MAX || target.contains(&0) =>
+                {
+                    return fail(entry, "has an impossible link target");
                 }
                 EntryKind::HardLink { target } if path_problem(target).is_some() || target.is_empty() => {
                     return fail(entry, "links to an impossible path");

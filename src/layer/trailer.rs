@@ -71,7 +71,7 @@ impl Toc {
         let (expected, actual) = (Digest::Sha256(expected), Digest::of(&bytes));
         if expected != actual {
             let what = "the layer's table of contents".to_owned();
-            return Err(LayerError::Damaged { what, expected, actual });
+            return Err(LayerError::damaged(what, expected, actual));
         }
         Ok(Some(Self::decode(&bytes)?))
     }

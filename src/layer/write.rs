@@ -110,7 +110,8 @@ impl<W: Write> LayerWriter<W> {
             let name = if path.is_empty() { OPAQUE_NAME.to_vec() } else { [&name, OPAQUE_NAME].concat() };
             self.header(&name, &Metadata::default(), b'0', 0, b"", (0, 0))?;
         }
-        self.push(path, metadata, EntryKind::Directory { opaque, implied })
+        self.push(path, metadata, EntryKind::Directory { opaque, implied });
+        Ok(())
     }
 
     /// Adds a regular file of exactly `size` bytes, read from `content` up to its end; returns the content's digest.
@@ -138,20 +139,22 @@ impl<W: Write> LayerWriter<W> {
         };
         expect_end(path, size, content)?;
         pad(&mut self.group, size);
-        self.push(path, metadata, EntryKind::File { size, content: digest, offset })?;
+        self.push(path, metadata, EntryKind::File { size, content: digest, offset });
         Ok(digest)
     }
 
     /// Adds another name of `target`, a path that was added before and is neither directory nor hard link.
     pub fn hard_link(&mut self, path: &[u8], metadata: &Metadata, target: &[u8]) -> Result<(), LayerError> {
         self.begin(path, path, metadata, b'1', 0, target, (0, 0))?;
-        self.push(path, metadata, EntryKind::HardLink { target: target.to_vec() })
+        self.push(path, metadata, EntryKind::HardLink { target: target.to_vec() });
+        Ok(())
     }
 
     /// Adds a symbolic link.
     pub fn symlink(&mut self, path: &[u8], metadata: &Metadata, target: &[u8]) -> Result<(), LayerError> {
         self.begin(path, path, metadata, b'2', 0, target, (0, 0))?;
-        self.push(path, metadata, EntryKind::Symlink { target: target.to_vec() })
+        self.push(path, metadata, EntryKind::Symlink { target: target.to_vec() });
+        Ok(())
     }
 
     /// Adds a character device; not 0:0, which overlayfs takes for a whiteout.
@@ -166,7 +169,8 @@ impl<W: Write> LayerWriter<W> {
             return Err(LayerError::entry(path, "is the device 0:0, which means removal to overlayfs"));
         }
         self.begin(path, path, metadata, b'3', 0, b"", (major, minor))?;
-        self.push(path, metadata, EntryKind::CharDevice { major, minor })
+        self.push(path, metadata, EntryKind::CharDevice { major, minor });
+        Ok(())
     }
 
     /// Adds a block device.
@@ -178,13 +182,15 @@ impl<W: Write> LayerWriter<W> {
         minor: u32,
     ) -> Result<(), LayerError> {
         self.begin(path, path, metadata, b'4', 0, b"", (major, minor))?;
-        self.push(path, metadata, EntryKind::BlockDevice { major, minor })
+        self.push(path, metadata, EntryKind::BlockDevice { major, minor });
+        Ok(())
     }
 
     /// Adds a named pipe.
     pub fn fifo(&mut self, path: &[u8], metadata: &Metadata) -> Result<(), LayerError> {
         self.begin(path, path, metadata, b'6', 0, b"", (0, 0))?;
-        self.push(path, metadata, EntryKind::Fifo)
+        self.push(path, metadata, EntryKind::Fifo);
+        Ok(())
     }
 
     /// Takes `path` away from what lower layers have.
@@ -194,7 +200,8 @@ impl<W: Write> LayerWriter<W> {
         let name = [&path[..start], WHITEOUT_PREFIX, &path[start..]].concat();
         let metadata = Metadata::default();
         self.begin(path, &name, &metadata, b'0', 0, b"", (0, 0))?;
-        self.push(path, &metadata, EntryKind::Whiteout)
+        self.push(path, &metadata, EntryKind::Whiteout);
+        Ok(())
     }
 
     /// Adds an entry as a [`Toc`] has it; `content` is needed for a file that is not empty.
@@ -306,14 +313,13 @@ impl<W: Write> LayerWriter<W> {
         Header { name, metadata, typeflag, size, link, device }.append(&mut self.group)
     }
 
-    fn push(&mut self, path: &[u8], metadata: &Metadata, kind: EntryKind) -> Result<(), LayerError> {
+    fn push(&mut self, path: &[u8], metadata: &Metadata, kind: EntryKind) {
         let mut metadata = metadata.clone();
         metadata.mtime = Timestamp { seconds: metadata.mtime.seconds, nanos: 0 };
         if kind == EntryKind::Whiteout {
             metadata = Metadata::default();
         }
         self.entries.push(Entry { path: path.to_vec(), metadata, kind });
-        Ok(())
     }
 
     fn flush(&mut self) -> Result<(), LayerError> {

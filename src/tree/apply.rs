@@ -178,20 +178,14 @@ impl Tree {
     /// Takes the names in `old`, which is no longer part of the tree, out of their groups.
     fn forget(&mut self, old: Option<Slot>) {
         match old {
-            None => {}
-            Some(Slot::Leaf { group, .. }) => {
-                if let Some(group) = group {
-                    release(&mut self.groups, group);
+            Some(Slot::Leaf { group: Some(group), .. }) => release(&mut self.groups, group),
+            // Paths are bounded, hence also the depth of this recursion.
+            Some(Slot::Dir(dir)) if dir.summary.get().is_none_or(|summary| summary.linked) => {
+                for slot in dir.children.values() {
+                    self.forget(Some(slot.clone()));
                 }
             }
-            Some(Slot::Dir(dir)) => {
-                // Paths are bounded, hence also the depth of this recursion.
-                if dir.summary.get().is_none_or(|summary| summary.linked) {
-                    for slot in dir.children.values() {
-                        self.forget(Some(slot.clone()));
-                    }
-                }
-            }
+            _ => {}
         }
     }
 }

@@ -279,12 +279,14 @@ impl Lower for Tree {
     }
 }
 
+type Children<'a> = std::collections::btree_map::Iter<'a, Arc<[u8]>, Slot>;
+
 /// Iterates over a tree: see [`Tree::walk`].
 #[derive(Debug)]
 pub struct Walk<'a> {
     tree: &'a Tree,
     next: Option<(Vec<u8>, NodeRef<'a>, Option<&'a Dir>)>,
-    stack: Vec<(Vec<u8>, std::collections::btree_map::Iter<'a, Arc<[u8]>, Slot>)>,
+    stack: Vec<(Vec<u8>, Children<'a>)>,
 }
 
 impl<'a> Iterator for Walk<'a> {

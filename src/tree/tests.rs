@@ -188,7 +188,7 @@ proptest! {
     #[test]
     fn the_digest_sees_everything_else(layer in samples(), at: prop::sample::Index, what in 0..5) {
         prop_assume!(!layer.is_empty());
-        let before = tree(&[layer.clone()]);
+        let before = tree(std::slice::from_ref(&layer));
         let mut all = squashed(&before);
         let at = at.index(all.entries.len());
         let entry = &mut all.entries[at];

@@ -35,11 +35,8 @@ pub(crate) fn unpack<V: View>(
     let Ok((_, reader)) = layer::decompress(opener.open(&item.path)?) else { return Ok(false) };
     let mut archive = tar::Archive::new(reader);
     let mut entries = archive.entries().map_err(failed)?;
-    let first = match entries.next() {
-        Some(Ok(first)) => first,
-        // As in Docker, what has no readable first header is no archive.
-        Some(Err(_)) | None => return Ok(false),
-    };
+    // As in Docker, what has no readable first header is no archive.
+    let Some(Ok(first)) = entries.next() else { return Ok(false) };
     let root = staging.make_directories(destination, rules.new_directory())?;
     let io = |source: std::io::Error| CopyError::Io { path: spool.display().to_string(), source };
     let mut file = tempfile::Builder::new().prefix("archive-").tempfile_in(spool).map_err(io)?;

@@ -123,7 +123,7 @@ impl<'a> Draft<'a> {
             draft.find_inputs(number, &names)?;
         }
         if draft.stages.len() == 1 {
-            draft.stages[0].label = "stage-0".to_owned();
+            "stage-0".clone_into(&mut draft.stages[0].label);
         }
         Ok(draft)
     }

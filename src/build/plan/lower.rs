@@ -161,15 +161,7 @@ impl<'d, 'a> Lowering<'d, 'a> {
         let no_cache =
             draft.request.no_cache || filters.iter().any(|name| name.eq_ignore_ascii_case(&drafted.label));
         self.states.insert(number, state.clone());
-        Ok(PlannedStage {
-            name: drafted.label.clone(),
-            start,
-            start_step,
-            platform,
-            steps,
-            image: state.image,
-            no_cache,
-        })
+        Ok(PlannedStage { start, start_step, platform, steps, image: state.image, no_cache })
     }
 
     /// The build context's number among the sources.
@@ -260,10 +252,10 @@ impl StageLowering<'_, '_, '_> {
     }
 
     fn expand(&self, lines: Lines, text: &str) -> Result<String, DockerfileError> {
-        self.expand_with(&self.all.draft.lexer, lines, text)
+        self.expand_with(self.all.draft.lexer, lines, text)
     }
 
-    fn expand_with(&self, lexer: &Lexer, lines: Lines, text: &str) -> Result<String, DockerfileError> {
+    fn expand_with(&self, lexer: Lexer, lines: Lines, text: &str) -> Result<String, DockerfileError> {
         match lexer.word(text, &self.state.env) {
             Ok(expanded) => Ok(expanded.text),
             Err(error) => Err(self.error(lines, error.to_string()).word(text)),
@@ -319,7 +311,7 @@ impl StageLowering<'_, '_, '_> {
                 None => instruction.original.clone(),
             },
             _ => {
-                let lexer = Lexer { raw_quotes: true, skip_unset: true, ..self.all.draft.lexer.clone() };
+                let lexer = Lexer { raw_quotes: true, skip_unset: true, ..self.all.draft.lexer };
                 let expanded = lexer.word(&instruction.original, &self.state.env);
                 expanded.map_or_else(|_| instruction.original.clone(), |expanded| expanded.text)
             }
@@ -696,7 +688,7 @@ impl StageLowering<'_, '_, '_> {
         for heredoc in common.heredocs {
             let mut body = heredoc.body();
             if heredoc.expand {
-                body = self.expand_with(&Lexer::heredoc(), lines, &body)?;
+                body = self.expand_with(Lexer::heredoc(), lines, &body)?;
             }
             files.push((heredoc.name.clone(), body.into_bytes()));
         }
@@ -750,7 +742,7 @@ impl From<MountError> for MountFailure {
 /// The configuration of an image with nothing in it (`dockerfile2llb/image.go`, `emptyImage`).
 fn empty_image(platform: &Platform) -> ImageConfig {
     let mut config = ImageConfig::new(platform);
-    config.config.working_dir = "/".to_owned();
+    "/".clone_into(&mut config.config.working_dir);
     config.config.env.push(format!("PATH={DEFAULT_PATH}"));
     config
 }

@@ -58,8 +58,6 @@ pub(crate) enum ImageSpec {
 /// One stage.
 #[derive(Debug)]
 pub(crate) struct PlannedStage {
-    /// Its name, or `stage-N`.
-    pub(crate) name: String,
     /// What it starts from.
     pub(crate) start: Start,
     /// The step in the events that stands for getting the base image, if there is one.

@@ -59,7 +59,7 @@ pub(super) fn assemble(layout: &Path, path: &[PathBuf]) -> anyhow::Result<Base> 
     let libraries = files.libraries;
     let layer = tar(&files)?;
     let size = layer.len() as u64;
-    write_layout(layout, layer, &files.search)?;
+    write_layout(layout, &layer, &files.search)?;
     Ok(Base { tools, libraries, size })
 }
 
@@ -233,7 +233,7 @@ fn tar(files: &Files) -> anyhow::Result<Vec<u8>> {
     Ok(builder.into_inner()?)
 }
 
-fn write_layout(layout: &Path, layer: Vec<u8>, search: &BTreeSet<PathBuf>) -> anyhow::Result<()> {
+fn write_layout(layout: &Path, layer: &[u8], search: &BTreeSet<PathBuf>) -> anyhow::Result<()> {
     let blobs = layout.join("blobs/sha256");
     fs::create_dir_all(&blobs)?;
     let blob = |media_type: &str, content: &[u8]| -> anyhow::Result<Value> {

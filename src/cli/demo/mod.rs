@@ -20,7 +20,8 @@ use super::error::{CliError, ExitStatus};
 use super::report::{Reporter, duration};
 use super::{env_vars, print};
 use crate::build::{
-    BuildOutcome, BuildRequest, ContextSource, Destination, DockerfileText, LayerCompression, NamedContext, Output,
+    BuildOutcome, BuildRequest, ContextSource, Destination, DockerfileText, LayerCompression, NamedContext,
+    Output,
 };
 use crate::bytes::ByteSize;
 use crate::event::StepOutcome;
@@ -74,7 +75,7 @@ fn run(directory: &Path, environment: &Environment) -> Result<(), CliError> {
         ByteSize(base.size)
     ))?;
     // The findings come first: the process is what it is on this machine until it enters a namespace of its own.
-    let findings = backend::doctor();
+    let findings = backend::doctor(directory);
     let machine = Machine::enter();
     let dockerfile = dockerfile(&findings, machine.obstacle())?;
 

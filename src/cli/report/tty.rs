@@ -58,9 +58,7 @@ impl Tty {
         let target = ProgressDrawTarget::stderr_with_hz(DRAWS_PER_SECOND);
         let bar = ProgressBar::with_draw_target(None, target);
         // The message is the whole frame: `frame` makes it, and cuts it to the terminal.
-        bar.set_style(
-            ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar()),
-        );
+        bar.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
         Arc::new_cyclic(|this| Self {
             state: Mutex::default(),
             bar,

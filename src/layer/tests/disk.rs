@@ -6,7 +6,21 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use super::*;
-use crate::tree::Tree;
+
+/// A lower tree that is one list of entries.
+#[derive(Default)]
+struct Below(Vec<Entry>);
+
+impl Lower for Below {
+    fn exists(&self, path: &[u8]) -> bool {
+        self.0.iter().any(|entry| entry.path == path)
+    }
+
+    fn directory(&self, path: &[u8]) -> Option<&Metadata> {
+        let is_directory = |entry: &&Entry| matches!(entry.kind, EntryKind::Directory { .. });
+        self.0.iter().filter(is_directory).find(|entry| entry.path == path).map(|entry| &entry.metadata)
+    }
+}
 
 fn is_root(what: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -24,7 +38,7 @@ fn unpack(layer: &FinishedLayer, blob: &[u8], into: &Path, root: bool) -> Unpack
     unpacker.finish().unwrap()
 }
 
-fn diff(upper: &Path, lower: &Tree, options: &DiffOptions) -> (Toc, usize) {
+fn diff(upper: &Path, lower: &Below, options: &DiffOptions) -> (Toc, usize) {
     let mut writer = LayerWriter::new(Vec::new(), LayerOptions::default()).unwrap();
     let directory = fs_err::File::open(upper).unwrap();
     let changed = diff_upper(directory.file(), lower, options, &mut writer).unwrap();
@@ -117,7 +131,7 @@ proptest! {
         let directory = tempfile::tempdir().unwrap();
         unpack(&layer, &blob, directory.path(), true);
         let options = DiffOptions { exclude: [Vec::new()].into(), ..DiffOptions::default() };
-        let (found, changed) = diff(directory.path(), &Tree::empty(), &options);
+        let (found, changed) = diff(directory.path(), &Below::default(), &options);
         prop_assert_eq!(found, layer.toc.clone());
         prop_assert_eq!(changed, layer.toc.entries.len());
     }
@@ -172,23 +186,21 @@ fn whiteouts_become_what_overlayfs_understands() {
     let length = rustix::fs::getxattr(target.path().join("d"), "trusted.overlay.opaque", &mut value).unwrap();
     assert_eq!(&value[..length], b"y");
     // And read back: only where there is something to remove.
-    let mut lower = Tree::empty();
     let below = [directory("d"), file("d/old", "x"), file("gone", "x"), directory("e")];
-    let below = Toc { entries: below.into_iter().map(|s| s.entry).collect(), frames: Vec::new() };
-    lower.apply(0, &below).unwrap();
+    let lower = Below(below.into_iter().map(|sample| sample.entry).collect());
     let options = DiffOptions { exclude: [Vec::new()].into(), ..DiffOptions::default() };
     let (found, changed) = diff(target.path(), &lower, &options);
     assert_eq!(paths(&found), ["d", "gone"]);
     assert_eq!(found.entries[0].kind, EntryKind::Directory { opaque: true, implied: false });
     assert_eq!(changed, 2);
-    let (found, changed) = diff(target.path(), &Tree::empty(), &options);
+    let (found, changed) = diff(target.path(), &Below::default(), &options);
     assert_eq!(paths(&found), ["d", "e"], "nothing to be hidden below");
     assert_eq!(found.entries[0].kind, EntryKind::Directory { opaque: false, implied: false });
     assert_eq!(changed, 2);
 }
 
 /// A lower tree whose directories belong to whoever runs the test.
-fn lower(upper: &Path) -> Tree {
+fn lower(upper: &Path) -> Below {
     let owner = fs_err::metadata(upper).unwrap();
     let directory = |path: &str| {
         let mut sample = directory(path);
@@ -196,11 +208,7 @@ fn lower(upper: &Path) -> Tree {
         sample.entry.metadata.gid = owner.gid();
         sample.entry
     };
-    let mut tree = Tree::empty();
-    let entries =
-        vec![directory(""), directory("etc"), directory("usr"), directory("usr/bin"), directory("proc")];
-    tree.apply(0, &Toc { entries, frames: Vec::new() }).unwrap();
-    tree
+    Below(["", "etc", "usr", "usr/bin", "proc"].map(directory).into())
 }
 
 #[test]

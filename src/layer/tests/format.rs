@@ -103,11 +103,11 @@ fn an_insertion_moves_only_the_chunks_around_it() {
 fn a_new_time_costs_no_data_of_large_files() {
     let samples = golden();
     let mut touched = golden();
-    touched.iter_mut().for_each(|sample| {
+    for sample in &mut touched {
         if sample.entry.kind != EntryKind::Whiteout {
             sample.entry.metadata.mtime.seconds += 1;
         }
-    });
+    }
     let (before, _) = write(&samples, Compression::default());
     let (after, _) = write(&touched, Compression::default());
     assert_ne!(before.diff_id, after.diff_id);
@@ -273,5 +273,83 @@ proptest! {
             blob[at] = value;
         }
         let _ = scan(&*blob, &ScanOptions { max_raw_size: 64 << 20, ..ScanOptions::default() }, &mut ());
+    }
+}
+
+/// Runs `command` in a shell with `input`; `None`, and a notice, if one of `tools` is missing.
+fn shell(tools: &[&str], command: &str, input: &[u8]) -> Option<String> {
+    use std::process::{Command, Stdio};
+    for tool in tools {
+        if Command::new(tool).arg("--version").stdout(Stdio::null()).status().is_err() {
+            println!("skipped, since there is no {tool}");
+            return None;
+        }
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs_err::write(file.path(), input).unwrap();
+    let stdin = fs_err::File::open(file.path()).unwrap();
+    let output = Command::new("sh").args(["-c", command]).stdin(stdin.into_parts().0).output().unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn stock_tools_read_a_layer() {
+    let blobs = [
+        (Compression::default(), "zstd -dc", vec!["zstd", "tar"]),
+        (Compression::Gzip { level: 6 }, "gzip -dc", vec!["gzip", "tar"]),
+    ];
+    for (compression, decompress, tools) in blobs {
+        let (layer, blob) = write(&golden(), compression);
+        let Some(sum) = shell(&tools, &format!("{decompress} | sha256sum"), &blob) else { continue };
+        assert!(layer.diff_id.to_string().ends_with(sum.split_whitespace().next().unwrap()));
+        let list = shell(&tools, &format!("{decompress} | tar -tf -"), &blob).unwrap();
+        let expected = format!(
+            "usr/\nusr/bin/\nusr/bin/.wh..wh..opq\nusr/bin/tool\nusr/bin/same\nusr/bin/link\nusr/hello\n.wh.gone\nnull\n{}\n",
+            ["long"; 40].join("/")
+        );
+        assert_eq!(list, expected);
+    }
+}
+
+#[test]
+fn what_stock_tar_writes_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    fs_err::create_dir_all(directory.path().join("a/b")).unwrap();
+    fs_err::write(directory.path().join("a/b/text"), "content").unwrap();
+    let sparse = fs_err::File::create(directory.path().join("a/sparse")).unwrap();
+    sparse.set_len(3 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_at(sparse.file(), b"middle", 1 << 20).unwrap();
+    let long = "n".repeat(200);
+    fs_err::write(directory.path().join("a").join(&long), "long").unwrap();
+    let mut content = vec![0; 3 << 20];
+    content[1 << 20..(1 << 20) + 6].copy_from_slice(b"middle");
+    for format in [
+        "gnu --sparse",
+        "pax --sparse",
+        "pax --sparse --sparse-version=0.1",
+        "pax --sparse --sparse-version=0.0",
+        "ustar",
+    ] {
+        let at = directory.path().display();
+        if format == "ustar" {
+            fs_err::remove_file(directory.path().join("a").join(&long)).unwrap();
+        }
+        let out = tempfile::NamedTempFile::new().unwrap();
+        let command = format!("tar --format={format} -C {at} -cf {} .", out.path().display());
+        if shell(&["tar"], &command, b"").is_none() {
+            return;
+        }
+        let scanned =
+            scan(fs_err::File::open(out.path()).unwrap(), &ScanOptions::default(), &mut ()).unwrap();
+        let find =
+            |path: &str| scanned.toc.entries.iter().find(|e| e.path == path.as_bytes()).map(|e| &e.kind);
+        let sparse = find("a/sparse").unwrap();
+        assert!(
+            matches!(sparse, EntryKind::File { size: 3_145_728, content: found, .. } if *found == Digest::of(&content)),
+            "{format}: {sparse:?}"
+        );
+        assert!(matches!(find("a/b/text"), Some(EntryKind::File { size: 7, .. })), "{format}");
+        assert_eq!(find(&format!("a/{long}")).is_some(), format != "ustar");
     }
 }

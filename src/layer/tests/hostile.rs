@@ -39,8 +39,8 @@ impl Tar {
         let mut data = Vec::new();
         for (key, value) in records {
             let rest = key.len() + value.len() + 3;
-            let length = (rest..).find(|n| rest + n.to_string().len() == *n).unwrap();
-            write!(data, "{length} {key}={value}\n").unwrap();
+            let length = (rest..rest + 9).find(|n| rest + n.to_string().len() == *n).unwrap();
+            writeln!(data, "{length} {key}={value}").unwrap();
         }
         self.add(b"pax", b'x', b"", &data)
     }
@@ -80,7 +80,7 @@ impl Tar {
 
     fn refused(&self, why: &str) {
         let unpacked = self.unpack().0.expect_err("unpacking must be refused").to_string();
-        let scanned = self.scan().map(|_| String::new()).unwrap_or_else(|error| error.to_string());
+        let scanned = self.scan().map_or_else(|error| error.to_string(), |_| String::new());
         assert!(unpacked.contains(why) || scanned.contains(why), "{unpacked} / {scanned}");
     }
 }
