@@ -12,10 +12,10 @@ use crate::support::lab::Lab;
 use crate::support::oci::{self, content};
 use crate::support::{Run, text};
 
-/// Six steps of data and a little time each, so that there is something to interrupt. The mark is in each command.
+/// Six steps of data and a little time each, so that there is something to interrupt.
 fn dockerfile(mark: &str) -> String {
-    (1..=6).fold(String::from("FROM busybox\n"), |text, step| {
-        text + &format!("RUN : {mark}; seq {step} 200000 > /step-{step}; sleep 0.2\n")
+    (1..=6).fold(format!("FROM busybox\nENV MARK={mark}\n"), |text, step| {
+        text + &format!("RUN seq {step} 200000 > /step-{step}; sleep 0.2\n")
     })
 }
 
@@ -24,17 +24,15 @@ fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
 }
 
-/// The processes, other than this one, that have the mark in their command line.
+/// The processes that have the mark in their environment: those of the steps, and whatever these have started.
 fn marked_processes(mark: &str) -> Vec<String> {
-    let own = std::process::id().to_string();
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(id) = entry.file_name().into_string() else { continue };
         // One that ends while we look is gone, which is what we want of it.
-        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let command = String::from_utf8_lossy(&command).replace('\0', " ");
-        if id != own && id.bytes().all(|byte| byte.is_ascii_digit()) && command.contains(mark) {
-            found.push(format!("{id}: {command}"));
+        let read = |what: &str| std::fs::read(entry.path().join(what)).unwrap_or_default();
+        if String::from_utf8_lossy(&read("environ")).contains(mark) {
+            let command = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
+            found.push(format!("{}: {command}", entry.path().display()));
         }
     }
     found
@@ -65,7 +63,7 @@ fn assert_empty(directory: &Path) {
     assert!(left.is_empty(), "left in {}: {left:#?}", directory.display());
 }
 
-/// A command line that no other process on this machine has.
+/// What no other process on this machine has in its environment.
 fn mark(what: &str) -> String {
     format!("{what}-mark-{}", std::process::id())
 }
@@ -136,7 +134,7 @@ fn interrupted_builds_clean_up_after_themselves() {
         let mark = mark(what);
         let output = lab.context.path("image.tar");
         let build = lab
-            .build(&format!("FROM busybox\nRUN echo done > /done\nRUN : {mark}; sleep 600; :\n"))
+            .build(&format!("FROM busybox\nENV MARK={mark}\nRUN echo done > /done\nRUN sleep 600\n"))
             .option_path("--output", "type=oci,dest=", &output);
         let mut child = build.spawn();
         let started = Instant::now();
@@ -160,7 +158,9 @@ fn interrupted_builds_clean_up_after_themselves() {
         assert_empty(&lab.context.path("tmp"));
         assert!(!output.exists());
         // What was finished is kept.
-        lab.build("FROM busybox\nRUN echo done > /done\n").arg("--dry-run").success();
+        lab.build(&format!("FROM busybox\nENV MARK={mark}\nRUN echo done > /done\n"))
+            .arg("--dry-run")
+            .success();
         lab.context.crossdock().args(["cache", "verify"]).success();
     }
 }

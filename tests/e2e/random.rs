@@ -140,8 +140,8 @@ fn build(lab: &Lab, dockerfile: &str, local: &str, shared: Option<&str>, options
     assert!(output.status.code().is_some_and(|code| code != 101), "died\n{output}");
     assert!(!output.stderr().contains("panicked at"), "panicked\n{output}");
     if !output.status.success() {
-        // A build that fails for another reason would make this test mean nothing.
-        assert!(output.stderr().contains("COPY") || output.stderr().contains("WORKDIR"), "{output}");
+        // Only by the Dockerfile's own fault: a sandbox that does not work, say, has another exit code.
+        assert_eq!(output.status.code(), Some(1), "{output}");
         return None;
     }
     Some(made_files(&tar))

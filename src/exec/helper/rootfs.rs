@@ -3,7 +3,7 @@
 //! The root's content is not trusted: every path in it is walked by hand, so that a symbolic link leads to
 //! where it would lead for the step and never out of the root.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,6 +30,10 @@ pub(super) fn mount_overlay(
     names: &Path,
     user_namespace: bool,
 ) -> Result<(), SetupError> {
+    // Overlayfs refuses a directory that it has already. Steps that change nothing all have the same empty layer, and
+    // whatever a layer holds is decided by its topmost place: what lies between could only hide what it shows again.
+    let mut seen = HashSet::new();
+    let lowers: Vec<&PathBuf> = lowers.iter().filter(|lower| seen.insert(*lower)).collect();
     let what = || format!("mounting an overlay of {} layers at {}", lowers.len(), at.display());
     if lowers.len() > MAX_LOWERS {
         return Err(SetupError::new(what(), format!("overlayfs takes at most {MAX_LOWERS} layers"))
