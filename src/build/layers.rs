@@ -1,6 +1,6 @@
 //! Layers at work: fetched, indexed, unpacked for commands, read for copies, written from what steps made.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -277,18 +277,6 @@ impl Layers {
         let layers = chain.layers();
         let unpacked = layers.iter().rev().map(|layer| self.unpacked(engine, layer));
         futures_util::future::try_join_all(unpacked).await
-    }
-
-    /// The directories of a chain's layers for overlayfs, topmost first, each once: it refuses the same directory twice.
-    /// Of a layer that is there twice only the upper one matters, because whatever it says, it says there.
-    pub(crate) async fn overlay(
-        &self,
-        engine: &Engine,
-        chain: &Arc<Chain>,
-    ) -> Result<Vec<PathBuf>, BuildError> {
-        let mut seen = HashSet::new();
-        let lowers = self.lowers(engine, chain).await?;
-        Ok(lowers.into_iter().filter(|lower| seen.insert(lower.clone())).collect())
     }
 
     /// Where unpacked layers are kept.

@@ -209,7 +209,7 @@ impl Solver<'_> {
                 .map_err(|error| BuildError::cache("making a temporary directory", error))?;
         }
         let [upper, work, scratch] = [&paths[0], &paths[1], &paths[2]];
-        let lowers = self.layers.overlay(self.engine, base).await?;
+        let lowers = self.layers.lowers(self.engine, base).await?;
         let tree = self.layers.tree(self.engine, base).await?;
         self.be_root(&tree, upper)?;
         let user = self.user(step, base, &op.user).await?;
@@ -412,7 +412,7 @@ impl Solver<'_> {
                 StepMount::Bind { source: scratch.to_owned(), target, read_only }
             }
             InputTree::Chain(chain) => {
-                let lowers = self.layers.overlay(self.engine, chain).await?;
+                let lowers = self.layers.lowers(self.engine, chain).await?;
                 let source = format!("/{}", view::display(&view::clean(source.as_bytes())));
                 StepMount::BindOverlay { lowers, source, target, read_only }
             }
