@@ -449,7 +449,7 @@ async fn local(
     destination: &Path,
 ) -> Result<(), BuildError> {
     let tree = layers.tree(engine, chain).await?;
-    let files = layers.opener(engine, &InputTree::Chain(Arc::clone(chain))).await?;
+    let files = layers.opener(engine, &InputTree::Chain(Arc::clone(chain)), None).await?;
     let target = destination.to_owned();
     let result = engine
         .blocking(move || {
@@ -473,7 +473,7 @@ async fn tar(
 ) -> Result<(), BuildError> {
     use super::copy::Opener as _;
     let tree = layers.tree(engine, chain).await?;
-    let files = layers.opener(engine, &InputTree::Chain(Arc::clone(chain))).await?;
+    let files = layers.opener(engine, &InputTree::Chain(Arc::clone(chain)), None).await?;
     let name = describe(destination);
     let destination = destination.clone();
     let result = engine

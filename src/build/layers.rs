@@ -1,6 +1,6 @@
 //! Layers at work: fetched, indexed, unpacked for commands, read for copies, written from what steps made.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 
 use super::chain::{Chain, ChainLayer};
 use super::copy::staging::Staged;
-use super::copy::view::display;
+use super::copy::view::{display, parent};
 use super::copy::{CopyError, Opener};
 use super::engine::Engine;
 use super::error::BuildError;
@@ -46,6 +46,21 @@ pub(crate) struct Layers {
     tocs: Mutex<HashMap<Digest, Arc<Toc>>>,
     unpacked: Mutex<HashMap<Digest, Arc<OnceCell<PathBuf>>>>,
     unpacked_root: PathBuf,
+    /// What [`Layers::parents`] found, by the digest of the base's tree.
+    parents: Mutex<HashMap<Digest, Option<PathBuf>>>,
+}
+
+/// The directories that a layer puts something into without having them itself.
+fn missing_parents(toc: &Toc) -> BTreeSet<Vec<u8>> {
+    let own: HashSet<&[u8]> = toc.entries.iter().map(|entry| entry.path.as_slice()).collect();
+    let mut missing = BTreeSet::new();
+    for entry in &toc.entries {
+        let mut above = parent(&entry.path);
+        while !above.is_empty() && !own.contains(above) && missing.insert(above.to_vec()) {
+            above = parent(above);
+        }
+    }
+    missing
 }
 
 impl Layers {
@@ -61,6 +76,7 @@ impl Layers {
             tocs: Mutex::default(),
             unpacked: Mutex::default(),
             unpacked_root,
+            parents: Mutex::default(),
         })
     }
 
@@ -233,6 +249,7 @@ impl Layers {
     async fn unpack(&self, engine: &Engine, layer: &ChainLayer) -> Result<PathBuf, BuildError> {
         let final_path = self.unpacked_root.join(layer.descriptor.diff_id.hex());
         if final_path.join("fs").is_dir() {
+            engine.cache.local().touch_state(&final_path);
             return Ok(final_path.join("fs"));
         }
         // Another build on this machine may be unpacking it: waiting is cheaper than doing it twice.
@@ -268,7 +285,7 @@ impl Layers {
             .await
     }
 
-    /// The directories of a chain's layers, topmost first, unpacked.
+    /// The directories of a chain's layers for overlayfs, topmost first, unpacked.
     pub(crate) async fn lowers(
         &self,
         engine: &Engine,
@@ -276,7 +293,57 @@ impl Layers {
     ) -> Result<Vec<PathBuf>, BuildError> {
         let layers = chain.layers();
         let unpacked = layers.iter().rev().map(|layer| self.unpacked(engine, layer));
-        futures_util::future::try_join_all(unpacked).await
+        let mut lowers = futures_util::future::try_join_all(unpacked).await?;
+        if let Some(parents) = self.parents(engine, chain).await? {
+            let base = layers.iter().take_while(|layer| layer.created.is_none()).count();
+            lowers.insert(layers.len() - base, parents);
+        }
+        Ok(lowers)
+    }
+
+    /// A directory to be put on top of a base image's layers, if one of them has entries whose parent directories it
+    /// does not have itself. Unpacked alone, such a layer shows parents with a mode and owner of their own, and
+    /// overlayfs shows the topmost: what is on top here says what the merged tree says.
+    async fn parents(&self, engine: &Engine, chain: &Arc<Chain>) -> Result<Option<PathBuf>, BuildError> {
+        let mut base = Arc::clone(chain);
+        while let Some((below, layer)) = base.split() {
+            if layer.created.is_none() {
+                break;
+            }
+            base = Arc::clone(below);
+        }
+        if let Some(known) = lock(&self.parents).get(&base.digest) {
+            return Ok(known.clone());
+        }
+        let mut missing = BTreeSet::new();
+        for layer in base.layers() {
+            let toc = self.toc(engine, &layer.descriptor).await.map_err(|error| with_key(error, &layer))?;
+            missing.append(&mut missing_parents(&toc));
+        }
+        let made = if missing.is_empty() {
+            None
+        } else {
+            let tree = self.tree(engine, &base).await?;
+            let home = self.unpacked_root.join(format!("parents-{}", base.digest.hex()));
+            if !home.join("fs").is_dir() {
+                let local = engine.cache.local().clone();
+                let (target, chown) = (home.clone(), !engine.ownership.single_id);
+                engine
+                    .blocking(move || {
+                        let store = |error| BuildError::cache("unpacking a layer", error);
+                        let io = |error: std::io::Error| BuildError::cache("unpacking a layer", error);
+                        let directory = local.tmp_dir().map_err(store)?;
+                        let new = directory.path().join("fs");
+                        super::materialise::directories(&tree, &missing, &new, chown).map_err(io)?;
+                        keep_directory(&new, &target).map_err(io)
+                    })
+                    .await?;
+            }
+            engine.cache.local().touch_state(&home);
+            Some(home.join("fs"))
+        };
+        lock(&self.parents).insert(base.digest, made.clone());
+        Ok(made)
     }
 
     /// Where unpacked layers are kept.
@@ -284,16 +351,33 @@ impl Layers {
         self.unpacked_root.clone()
     }
 
-    /// Opens the files of an input, unpacking what is needed for it.
-    pub(crate) async fn opener(&self, engine: &Engine, input: &InputTree) -> Result<InputFiles, BuildError> {
+    /// Opens files of an input, unpacking the layers that have them. `paths` are the files that will be opened; `None`
+    /// for all of them.
+    pub(crate) async fn opener(
+        &self,
+        engine: &Engine,
+        input: &InputTree,
+        paths: Option<&[Vec<u8>]>,
+    ) -> Result<InputFiles, BuildError> {
         Ok(match input {
             InputTree::Empty => InputFiles::Empty,
             InputTree::Directory(context) => InputFiles::Directory(context.root.clone()),
             InputTree::Chain(chain) => {
                 let tree = self.tree(engine, chain).await?;
-                let mut lowers = self.lowers(engine, chain).await?;
-                lowers.reverse();
-                InputFiles::Layers { tree, lowers }
+                let layers = chain.layers();
+                let wanted: BTreeSet<usize> = match paths {
+                    None => (0..layers.len()).collect(),
+                    Some(paths) => paths
+                        .iter()
+                        .filter_map(|path| tree.get(path))
+                        .map(|node| node.origin.layer as usize)
+                        .collect(),
+                };
+                let unpacked = wanted.into_iter().filter_map(|number| Some((number, layers.get(number)?)));
+                let lowers = futures_util::future::try_join_all(unpacked.map(|(number, layer)| async move {
+                    Ok::<_, BuildError>((number, self.unpacked(engine, layer).await?))
+                }));
+                InputFiles::Layers { lowers: lowers.await?.into_iter().collect(), tree }
             }
         })
     }
@@ -355,9 +439,12 @@ fn scan_options() -> ScanOptions {
 
 /// Moves an unpacked layer to where others find it. One that is there already is as good.
 pub(crate) fn keep_unpacked(directory: &Path, root: &Path, diff_id: &Digest) -> std::io::Result<PathBuf> {
-    let home = root.join(diff_id.hex());
+    keep_directory(directory, &root.join(diff_id.hex()))
+}
+
+fn keep_directory(directory: &Path, home: &Path) -> std::io::Result<PathBuf> {
     let target = home.join("fs");
-    fs_err::create_dir_all(&home)?;
+    fs_err::create_dir_all(home)?;
     match fs_err::rename(directory, &target) {
         Ok(()) => Ok(target),
         Err(_) if target.is_dir() => Ok(target),
@@ -401,8 +488,8 @@ pub(crate) enum InputFiles {
     Empty,
     /// A directory of the host.
     Directory(PathBuf),
-    /// Unpacked layers, lowest first, and the tree that says which one has which file.
-    Layers { tree: Arc<Tree>, lowers: Vec<PathBuf> },
+    /// Unpacked layers by their number, and the tree that says which one has which file.
+    Layers { tree: Arc<Tree>, lowers: HashMap<usize, PathBuf> },
 }
 
 impl Opener for InputFiles {
@@ -414,7 +501,7 @@ impl Opener for InputFiles {
             Self::Directory(root) => root.join(name),
             Self::Layers { tree, lowers } => {
                 let node = tree.get(path).ok_or_else(not_found)?;
-                lowers.get(node.origin.layer as usize).ok_or_else(not_found)?.join(name)
+                lowers.get(&(node.origin.layer as usize)).ok_or_else(not_found)?.join(name)
             }
         };
         let file = fs_err::File::open(&path)

@@ -1,6 +1,6 @@
 //! Writing parts of trees to disk: what mounts show, and what `type=local` asks for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -64,6 +64,32 @@ pub(crate) fn copy_out(
     }
     // Directories last: writing into them changes their times, and may need a mode that they do not have.
     for (path, metadata) in directories.iter().rev() {
+        set_metadata(path, metadata, false, chown)?;
+    }
+    Ok(())
+}
+
+/// Makes the directories `paths` (which come in order, parents first) of `tree` below `destination`, with their metadata.
+pub(crate) fn directories(
+    tree: &Tree,
+    paths: &BTreeSet<Vec<u8>>,
+    destination: &Path,
+    chown: bool,
+) -> io::Result<()> {
+    fs_err::create_dir(destination)?;
+    let mut made: Vec<(PathBuf, &Metadata)> = Vec::new();
+    if let Some(root) = tree.get(b"") {
+        made.push((destination.to_owned(), &root.node.metadata));
+    }
+    for path in paths {
+        // What a later layer replaced or removed needs no metadata.
+        if let Some(node) = tree.get(path).filter(|node| node.is_directory()) {
+            let target = destination.join(std::ffi::OsStr::from_bytes(path));
+            fs_err::create_dir_all(&target)?;
+            made.push((target, &node.node.metadata));
+        }
+    }
+    for (path, metadata) in made.iter().rev() {
         set_metadata(path, metadata, false, chown)?;
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::chain::Chain;
 use super::copy::copier::Rules;
-use super::copy::staging::Staged;
+use super::copy::staging::{Content, Staged};
 use super::copy::{Opener, step as copy_step, view};
 use super::engine::Engine;
 use super::error::{BuildError, StepFailure};
@@ -92,7 +92,9 @@ impl Solver<'_> {
         };
         let input = inputs.first().cloned().unwrap_or(InputTree::Empty);
         let source = self.layers.input_tree(self.engine, &input).await?;
-        let opener = self.layers.opener(self.engine, &input).await?;
+        // Only an archive is opened while it is worked out what is copied; what is copied then says which layers are needed.
+        let early: Option<&[Vec<u8>]> = if op.unpack { None } else { Some(&[]) };
+        let opener = self.layers.opener(self.engine, &input, early).await?;
         let spool = self.engine.cache.local().tmp_dir();
         let spool = spool.map_err(|error| BuildError::cache("making a temporary directory", error))?;
         let has_source = !op.sources.is_empty();
@@ -103,12 +105,19 @@ impl Solver<'_> {
                 .blocking(move || {
                     let opener_ref: &dyn Opener = &opener;
                     let from = has_source.then_some((&*source, opener_ref));
-                    let result = copy_step::copy(&*tree, from, &op, &rules, &spool);
-                    Ok(result.map(|entries| (entries, opener)))
+                    Ok(copy_step::copy(&*tree, from, &op, &rules, &spool))
                 })
                 .await?
         };
-        let (entries, opener) = staged.map_err(|error| self.copy_error(step, op, Some(&input), &error))?;
+        let entries = staged.map_err(|error| self.copy_error(step, op, Some(&input), &error))?;
+        let needed: Vec<Vec<u8>> = entries
+            .iter()
+            .filter_map(|(_, staged)| match &staged.content {
+                Content::Source { path } => Some(path.clone()),
+                _ => None,
+            })
+            .collect();
+        let opener = self.layers.opener(self.engine, &input, Some(&needed)).await?;
         let made = self.staged(base, &tree, entries, Some(opener)).await;
         drop(spool);
         made
@@ -352,7 +361,7 @@ impl Solver<'_> {
             Mount::Bind { source, writable, .. } => {
                 mounts.list.push(self.bind(input, source, target, !writable, scratch).await?);
             }
-            Mount::Cache { .. } => self.cache_mount(step, mount, input, target, scratch, mounts).await?,
+            Mount::Cache { .. } => self.cache_mount(step, mount, input, target, mounts).await?,
             Mount::Tmpfs { size, .. } => {
                 mounts.list.push(StepMount::Tmpfs { target, size: size.map(|size| size.0) });
             }
@@ -439,7 +448,6 @@ impl Solver<'_> {
         mount: &RunMount,
         input: &InputTree,
         target: String,
-        scratch: &Path,
         mounts: &mut Mounts,
     ) -> Result<(), BuildError> {
         let Mount::Cache { id, source, read_only, sharing, mode, uid, gid, .. } = &mount.mount else {
@@ -486,7 +494,7 @@ impl Solver<'_> {
             if input.is_empty() {
                 fs_err::create_dir(&new).map_err(io)?;
             } else {
-                let files = self.layers.opener(self.engine, input).await?;
+                let files = self.layers.opener(self.engine, input, None).await?;
                 let tree = self.layers.input_tree(self.engine, input).await?;
                 let (source, new) = (source.clone(), new.clone());
                 let chown = !self.engine.ownership.single_id;
@@ -514,7 +522,7 @@ impl Solver<'_> {
                 Err(error) => return Err(io(error)),
             }
         }
-        let _ = scratch;
+        local.touch_state(&directory);
         mounts.list.push(StepMount::Cache { dir: directory, target, read_only: *read_only });
         Ok(())
     }

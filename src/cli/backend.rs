@@ -90,6 +90,12 @@ impl Machine {
             Ok(UserNamespace { ids, note }) => {
                 let ownership = Ownership { user_namespace: ids != Ids::Root, single_id: ids == Ids::Single };
                 let executor = NativeExecutor::new(program, exec::Settings::new(ids));
+                let note = note.filter(|_| ownership.single_id).map(|why| {
+                    format!(
+                        "only one user id is available here, so files in images belong to root, and `USER` and `--chown` \
+                         to others do not work in steps ({why}; `crossdock doctor` says what to do)"
+                    )
+                });
                 Self { executor: Ok(Arc::new(executor)), ownership, note }
             }
             Err(error) => Self {
@@ -282,6 +288,7 @@ pub(super) async fn cache_usage(local: &Path) -> Result<Usage, CliError> {
         kinds: vec![
             kind("records", usage.records, usage.record_bytes),
             kind("blobs", usage.blobs, usage.blob_bytes),
+            kind("unpacked", usage.states, usage.state_bytes),
             kind("quarantined", 0, usage.quarantined_bytes),
         ],
     })

@@ -13,6 +13,10 @@ use crate::bytes::ByteSize;
 
 /// Runs the command.
 pub(super) fn command(command: &CacheCommand, environment: &Environment) -> Result<ExitStatus, CliError> {
+    if matches!(command, CacheCommand::Prune(_)) {
+        // Files of subordinate ids can be removed only by who has these ids.
+        backend::Machine::enter();
+    }
     let runtime = super::runtime()?;
     match command {
         CacheCommand::Ls(args) => {

@@ -39,11 +39,20 @@ pub struct Usage {
     pub blob_bytes: u64,
     /// Bytes that were moved aside because they are damaged.
     pub quarantined_bytes: u64,
+    /// Unpacked layers, cache mounts and other things that steps can make again.
+    pub states: u64,
+    /// Bytes of these.
+    pub state_bytes: u64,
 }
 
 impl Usage {
     /// All bytes.
     pub fn bytes(&self) -> u64 {
+        self.stored_bytes() + self.state_bytes
+    }
+
+    /// Bytes without those of unpacked layers, cache mounts and the like.
+    fn stored_bytes(&self) -> u64 {
         self.record_bytes + self.blob_bytes + self.quarantined_bytes
     }
 }
@@ -75,6 +84,8 @@ pub struct PruneReport {
     pub records: u64,
     /// Blobs removed.
     pub blobs: u64,
+    /// Unpacked layers, cache mounts and the like removed.
+    pub directories: u64,
     /// Bytes removed.
     pub bytes: u64,
 }
@@ -123,11 +134,93 @@ pub fn usage(store: &DirectoryStore) -> Result<Usage, StoreError> {
         usage.blob_bytes += file.size;
     }
     usage.quarantined_bytes = files(store, "quarantine")?.iter().map(|file| file.size).sum();
+    for item in state_items(store)? {
+        usage.states += 1;
+        usage.state_bytes += item.size;
+    }
     Ok(usage)
 }
 
+/// The directories in `state/` whose children are things that can be made again, each for itself.
+const DISPOSABLE: [&str; 5] = ["unpacked", "unpacked-user", "cache-mounts", "contexts", "archives"];
+
+/// One thing in a state directory.
+struct StateItem {
+    path: PathBuf,
+    size: u64,
+    used: SystemTime,
+}
+
+/// What is in the state directories. A thing was last used when its own time says so: who uses it touches it.
+fn state_items(store: &DirectoryStore) -> Result<Vec<StateItem>, StoreError> {
+    let mut items = Vec::new();
+    for name in DISPOSABLE {
+        let directory = store.state_dir(name)?;
+        let failed = || store.failed(|| format!("reading the directory {name}"));
+        for entry in fs_err::read_dir(&directory).map_err(failed())? {
+            let entry = entry.map_err(failed())?;
+            let Ok(metadata) = fs_err::symlink_metadata(entry.path()) else { continue };
+            let size = walkdir::WalkDir::new(entry.path())
+                .into_iter()
+                .filter_map(Result::ok)
+                .filter_map(|entry| entry.metadata().ok())
+                .filter(std::fs::Metadata::is_file)
+                .map(|metadata| metadata.len())
+                .sum();
+            let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            items.push(StateItem { path: entry.path(), size, used });
+        }
+    }
+    items.sort_by_key(|item| item.used);
+    Ok(items)
+}
+
+/// Removes unpacked layers, cache mounts and the like: what is too old, and the least recently used of them until they
+/// and the `stored` bytes of everything else fit the budget.
+fn prune_state(
+    store: &DirectoryStore,
+    policy: PrunePolicy,
+    stored: u64,
+    spare: &dyn Fn(SystemTime) -> bool,
+    report: &mut PruneReport,
+) -> Result<(), StoreError> {
+    let now = store.now();
+    let items = state_items(store)?;
+    let mut total = stored + items.iter().map(|item| item.size).sum::<u64>();
+    for item in items {
+        let old = policy.max_age.is_some_and(|max| now.duration_since(item.used).is_ok_and(|age| age > max));
+        let unwanted = policy.all || old || policy.max_bytes.is_some_and(|max| total > max);
+        if !unwanted || spare(item.used) {
+            continue;
+        }
+        // Out of the way first: half a directory must never be taken for a whole one.
+        let trash = store.tmp_dir()?;
+        let aside = trash.path().join("removed");
+        let failed = || store.failed(|| format!("removing {}", item.path.display()));
+        fs_err::rename(&item.path, &aside).map_err(failed())?;
+        if aside.is_dir() {
+            make_removable(&aside);
+        }
+        trash.close().map_err(failed())?;
+        total -= item.size;
+        report.directories += 1;
+        report.bytes += item.size;
+    }
+    Ok(())
+}
+
+/// Lets an owner who is not root remove directories that forbid it.
+fn make_removable(directory: &Path) {
+    for entry in walkdir::WalkDir::new(directory).into_iter().filter_map(Result::ok) {
+        if entry.file_type().is_dir() {
+            let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+            let _ = fs_err::set_permissions(entry.path(), permissions);
+        }
+    }
+}
+
 /// Removes what `policy` says: records, then the blobs that no remaining record names, then what is in
-/// quarantine.
+/// quarantine, and what steps left in state directories (unpacked layers, cache mounts).
 pub fn prune(store: &DirectoryStore, policy: PrunePolicy) -> Result<PruneReport, StoreError> {
     let mut report = PruneReport::default();
     let now = store.now();
@@ -188,6 +281,8 @@ pub fn prune(store: &DirectoryStore, policy: PrunePolicy) -> Result<PruneReport,
             }
         }
     }
+    let stored = usage(store)?.stored_bytes();
+    prune_state(store, policy, stored, &spare, &mut report)?;
     store.sweep_tmp();
     Ok(report)
 }

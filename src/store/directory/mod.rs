@@ -135,6 +135,13 @@ impl DirectoryStore {
         Ok(path)
     }
 
+    /// Says that something in a state directory is in use, so that eviction spares it.
+    pub fn touch_state(&self, path: &Path) {
+        if let Ok(modified) = fs_err::symlink_metadata(path).and_then(|metadata| metadata.modified()) {
+            files::mark_used(path, modified, self.now(), MARK_EVERY);
+        }
+    }
+
     /// An empty file on the store's file system, removed when the value is dropped, or else at a later start.
     pub fn tmp_file(&self) -> Result<tempfile::NamedTempFile, StoreError> {
         self.0.work.file().map_err(self.failed(|| "making a temporary file".to_owned()))
