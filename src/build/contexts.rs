@@ -119,7 +119,7 @@ pub(crate) fn load(
     Ok(ContextTree { root, tree: Arc::new(tree), ignore, ignore_name })
 }
 
-fn write_atomically(path: &Path, data: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_atomically(path: &Path, data: &[u8]) -> std::io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     std::io::Write::write_all(&mut file, data)?;

@@ -210,7 +210,7 @@ impl Engine {
             }
         }
         let mut draft = Draft::new(&dockerfile, request)?;
-        let images = Inputs::resolve(self, &dockerfile, &mut draft).await?;
+        let images = Inputs::resolve(self, request, &dockerfile, &mut draft).await?;
         let plan = draft.lower()?;
         self.events.emit(Event::Planned { steps: plan.names.clone() });
         let inputs = Inputs::new(&plan, images, request);

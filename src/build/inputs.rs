@@ -15,15 +15,18 @@ use super::error::BuildError;
 use super::layers::Layers;
 use super::options::{BuildRequest, ContextSource};
 use super::plan::{Draft, ImageSpec, Plan, SourceSpec};
+use super::remembered;
 use crate::digest::Digest;
 use crate::dockerfile::Dockerfile;
 use crate::event::{Event, StepId};
 use crate::hint::Hint as _;
 use crate::layer::{LayerDescriptor, MediaType};
+use crate::platform::Platform;
 use crate::record::{Preimage, Record};
+use crate::reference::Reference;
 use crate::registry::{
     ArchiveSource, ImageSource, LayoutReference, LayoutReferenceError, OciLayoutSource, RegistrySource,
-    ResolvedImage,
+    ResolvedImage, SourceError,
 };
 
 /// A tree that a step reads besides the one that it starts from.
@@ -66,6 +69,7 @@ impl Inputs {
     /// Resolves the images that `draft` needs, round by round, because triggers of one may name another.
     pub(crate) async fn resolve(
         engine: &Engine,
+        request: &BuildRequest,
         dockerfile: &Dockerfile,
         draft: &mut Draft<'_>,
     ) -> Result<HashMap<usize, ImageInput>, BuildError> {
@@ -76,7 +80,9 @@ impl Inputs {
             let resolved = try_join_all(wanted.iter().map(|(number, spec)| {
                 let (lines, _) = draft.place_of(*number);
                 let place = format!("{}:{lines}", dockerfile.name);
-                async move { Ok::<_, BuildError>((*number, resolve_image(engine, spec, place).await?)) }
+                async move {
+                    Ok::<_, BuildError>((*number, resolve_image(engine, request.pull, spec, place).await?))
+                }
             }))
             .await?;
             for (number, input) in resolved {
@@ -253,6 +259,7 @@ fn image_error(place: String, image: &str, message: String, hint: Option<String>
 
 async fn resolve_image(
     engine: &Engine,
+    pull: bool,
     spec: &SourceSpec,
     place: String,
 ) -> Result<Option<ImageInput>, BuildError> {
@@ -262,7 +269,7 @@ async fn resolve_image(
         ImageSpec::Layout(location) => format!("oci-layout://{location}"),
         ImageSpec::Archive(path) => path.display().to_string(),
     };
-    let failed = |error: crate::registry::SourceError| {
+    let failed = |error: SourceError| {
         let hint = error.hint();
         BuildError::Image { place: place.clone(), image: name.clone(), source: Box::new(error), hint }
     };
@@ -282,7 +289,12 @@ async fn resolve_image(
             Arc::new(ArchiveSource::open(path, None, &spool).await.map_err(failed)?)
         }
     };
-    let resolved = source.resolve(platform).await.map_err(failed)?;
+    let resolved = match image {
+        ImageSpec::Registry(reference) => {
+            resolve_reference(engine, pull, reference, platform, &*source).await.map_err(failed)?
+        }
+        ImageSpec::Layout(_) | ImageSpec::Archive(_) => source.resolve(platform).await.map_err(failed)?,
+    };
     for layer in &resolved.manifest.layers {
         if MediaType::parse(&layer.media_type).is_none() {
             let message =
@@ -291,4 +303,41 @@ async fn resolve_image(
         }
     }
     Ok(Some(ImageInput { source, image: Arc::new(resolved) }))
+}
+
+/// Asks the registry what `reference` means, unless the name itself says it and it is known, and falls back on what it
+/// meant last where the registry does not answer. With `pull` only the registry's own answer counts.
+async fn resolve_reference(
+    engine: &Engine,
+    pull: bool,
+    reference: &Reference,
+    platform: &Platform,
+    source: &dyn ImageSource,
+) -> Result<ResolvedImage, SourceError> {
+    if reference.digest().is_some()
+        && !pull
+        && let Some(image) = remembered::recall(engine, reference, platform).await
+    {
+        return Ok(image);
+    }
+    match source.resolve(platform).await {
+        Ok(image) => {
+            remembered::keep(engine, reference, platform, &image).await;
+            Ok(image)
+        }
+        Err(error) if !pull && remembered::is_outage(&error) => {
+            let Some(image) = remembered::recall(engine, reference, platform).await else {
+                return Err(error);
+            };
+            let message = format!(
+                "{} was not looked up ({}); it is taken for what it was last: {}",
+                reference.familiar(),
+                crate::hint::with_causes(&error),
+                image.manifest_digest
+            );
+            engine.events.emit(Event::Warning { message });
+            Ok(image)
+        }
+        Err(error) => Err(error),
+    }
 }

@@ -5,10 +5,11 @@
 
 use super::copy::CopyError;
 use super::copy::select::{self, Filter, Match, Source};
+use super::options::BuildRequest;
 use super::plan::{CopyOp, RunMount, RunOp, WorkdirOp};
 use crate::digest::Digest;
 use crate::dockerfile::{Mount, Security, Sharing};
-use crate::exec::Network;
+use crate::exec::{Network, Ulimit};
 use crate::layer::Timestamp;
 use crate::platform::Platform;
 use crate::record::{Preimage, Value};
@@ -59,10 +60,10 @@ pub(crate) fn run(
     common: &Common<'_>,
     tree: Digest,
     op: &RunOp,
-    extra_hosts: &[(String, String)],
-    shm_size: u64,
+    request: &BuildRequest,
     reads: &[Option<Read>],
 ) -> Preimage {
+    let (extra_hosts, shm_size) = (&request.extra_hosts, request.shm_size);
     let mut preimage = begin("run", common, tree);
     let env = op.env.iter().map(|(name, value)| (name.clone(), Value::Text(value.clone()))).collect();
     preimage
@@ -91,6 +92,14 @@ pub(crate) fn run(
     }
     if shm_size != crate::exec::ExecStep::DEFAULT_SHM_SIZE {
         preimage.add("shm-size", shm_size);
+    }
+    if !request.ulimits.is_empty() {
+        let limit = |limit: &Ulimit| {
+            let number =
+                |value: Option<u64>| value.map_or_else(|| "unlimited".to_owned(), |value| value.to_string());
+            Value::Text(format!("{}={}:{}", limit.name, number(limit.soft), number(limit.hard)))
+        };
+        preimage.add("ulimits", Value::List(request.ulimits.iter().map(limit).collect()));
     }
     if !op.mounts.is_empty() {
         let mounts = op.mounts.iter().zip(reads).map(|(mount, read)| mount_value(mount, *read)).collect();

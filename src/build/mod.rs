@@ -17,6 +17,7 @@ mod mask;
 mod materialise;
 mod options;
 mod plan;
+mod remembered;
 mod run;
 mod solve;
 mod why;
@@ -25,5 +26,4 @@ pub use engine::{BuildOutcome, Engine, Ownership, StepReport};
 pub use error::{BuildError, StepFailure};
 pub use options::{
     BuildRequest, ContextSource, Destination, DockerfileText, LayerCompression, NamedContext, Output, Secret,
-    Ulimit,
 };

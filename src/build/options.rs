@@ -42,7 +42,7 @@ pub struct BuildRequest {
     /// `--shm-size`, in bytes.
     pub shm_size: u64,
     /// `--ulimit`: limits of `RUN` steps that differ from the builder's own.
-    pub ulimits: Vec<Ulimit>,
+    pub ulimits: Vec<crate::exec::Ulimit>,
     /// `--secret`.
     pub secrets: Vec<Secret>,
     /// Entitlements granted by `--allow`: `network.host`, `security.insecure`.
@@ -90,17 +90,6 @@ pub enum NamedContext {
     Archive(PathBuf),
     /// `target:stage`: a stage of the same Dockerfile, or the name of another context.
     Stage(String),
-}
-
-/// One limit on a step's processes, as in `setrlimit(2)`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ulimit {
-    /// Docker's name: `nofile`, `nproc`, `core` …
-    pub name: String,
-    /// The soft limit; `None` is unlimited.
-    pub soft: Option<u64>,
-    /// The hard limit; `None` is unlimited.
-    pub hard: Option<u64>,
 }
 
 /// A secret that steps may mount. Its value is never printed.

@@ -247,6 +247,7 @@ impl Solver<'_> {
         spec.extra_hosts.clone_from(&self.request.extra_hosts);
         spec.mounts = mounts.list;
         spec.shm_size = self.request.shm_size;
+        spec.rlimits.clone_from(&self.request.ulimits);
         if op.security == crate::dockerfile::Security::Insecure {
             spec.security = exec::Security::Insecure;
         }

@@ -274,7 +274,7 @@ impl Solver<'_> {
     }
 
     fn run_key(&self, common: &Common<'_>, base: &Chain, op: &RunOp, reads: &[Option<Read>]) -> Preimage {
-        keys::run(common, base.digest, op, &self.request.extra_hosts, self.request.shm_size, reads)
+        keys::run(common, base.digest, op, self.request, reads)
     }
 
     /// The key of exactly what the step reads.

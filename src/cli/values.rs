@@ -5,7 +5,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::csv;
-use crate::build::{NamedContext, Ulimit};
+use crate::build::NamedContext;
+use crate::exec::Ulimit;
 use crate::reference::Reference;
 
 /// `KEY=VALUE`.
