@@ -10,6 +10,7 @@ mod crash;
 mod dockerfiles;
 mod docs;
 mod exec;
+mod faults;
 mod proof;
 mod random;
 mod registry;
