@@ -525,6 +525,10 @@ fn write_to(
         Destination::Stdout => return write(&mut std::io::stdout().lock()),
         Destination::Path(path) => path,
     };
+    // A pipe or a device is written to; only a file is replaced.
+    if fs_err::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return write(&mut fs_err::OpenOptions::new().write(true).open(path)?);
+    }
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs_err::create_dir_all(directory)?;
     let mut file = tempfile::Builder::new().prefix(".crossdock-").tempfile_in(directory)?;

@@ -189,3 +189,22 @@ fn unusual_files_survive() {
     };
     assert_eq!(run("one", "one.tar").digest, run("two", "two.tar").digest);
 }
+
+#[test]
+fn results_go_into_pipes_and_devices_and_never_replace_them() {
+    use std::os::unix::fs::FileTypeExt as _;
+    let lab = Lab::new();
+    lab.file("file", "content");
+    for kind in ["tar", "oci", "docker"] {
+        let pipe = lab.context.path(format!("pipe-{kind}"));
+        lab.context.command("mkfifo").arg(&pipe).success();
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || std::fs::read(pipe).unwrap()
+        });
+        let output = format!("type={kind},dest=");
+        lab.build("FROM busybox\nCOPY file /file\n").option_path("--output", &output, &pipe).success();
+        assert!(reader.join().unwrap().len() > 1024, "{kind}: it came through the pipe");
+        assert!(std::fs::metadata(&pipe).unwrap().file_type().is_fifo(), "{kind}: it is still a pipe");
+    }
+}
