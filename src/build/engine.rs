@@ -20,8 +20,8 @@ use crate::dockerfile;
 use crate::event::{Event, Events, StepId, StepOutcome, Summary};
 use crate::exec::{CancelToken, Executor};
 use crate::image::Descriptor;
-use crate::layer::Timestamp;
-use crate::record::{Bundle, BundleName, Key, Preimage, Value};
+use crate::layer::{LayerDescriptor, Timestamp};
+use crate::record::{Bundle, BundleName, Key, Preimage, Record, Value};
 use crate::registry;
 use crate::store::Cache;
 
@@ -147,6 +147,28 @@ impl Engine {
         }
     }
 
+    /// A record of work that began at `created`, to be published under the key of `preimage`.
+    pub(crate) fn record(
+        &self,
+        preimage: Preimage,
+        layers: Vec<LayerDescriptor>,
+        tree: Digest,
+        created: Timestamp,
+        started: Instant,
+    ) -> Record {
+        Record {
+            scope: self.cache.write_scope().clone(),
+            preimage,
+            layers,
+            tree,
+            created,
+            duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            builder: concat!("crossdock ", env!("CARGO_PKG_VERSION")).to_owned(),
+            log: None,
+            foreign: false,
+        }
+    }
+
     /// Completes when the build is to end early.
     async fn cancelled(&self) {
         // The token belongs to the executor, which polls it; here a look every now and then is soon enough.
@@ -182,7 +204,7 @@ impl Engine {
         let mut distrusted = HashSet::new();
         for _ in 1..ATTEMPTS_MAX {
             match self.attempt(request, &distrusted, started).await {
-                Err(BuildError::Lost { digest, keys }) if !keys.is_empty() => {
+                Err(BuildError::Lost { digest, keys }) => {
                     let message =
                         format!("{digest} is gone from the cache; the steps that need it are done again");
                     self.events.emit(Event::Warning { message });

@@ -21,7 +21,7 @@ use crate::image::{Descriptor, History, ImageConfig, Manifest, media_types};
 use crate::layer::{
     self, Compression, EntryKind, LayerDescriptor, LayerOptions, LayerWriter, MediaType, Timestamp,
 };
-use crate::record::{Preimage, Record};
+use crate::record::Preimage;
 use crate::registry::{self, BlobProvider, BoxError, DestinationError, ImageBundle, PushLayer};
 use crate::store::BlobSource;
 use crate::tree::NodeKind;
@@ -388,17 +388,7 @@ async fn converted(
         })
         .await?;
     let descriptor = LayerDescriptor { digest, size, media_type: wanted, ..layer.descriptor };
-    let record = Record {
-        scope: engine.cache.write_scope().clone(),
-        preimage,
-        layers: vec![descriptor],
-        tree: diff_id,
-        created,
-        duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        builder: concat!("crossdock ", env!("CARGO_PKG_VERSION")).to_owned(),
-        log: None,
-        foreign: false,
-    };
+    let record = engine.record(preimage, vec![descriptor], diff_id, created, started);
     let published = engine.cache.publish(record, false).await;
     published.map_err(|error| BuildError::cache("storing a converted layer", error))?;
     Ok(descriptor)

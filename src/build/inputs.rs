@@ -236,17 +236,8 @@ impl Inputs {
             chain = chain.with(layer, tree.digest());
             let _ = chain.tree.set(Arc::new(tree.clone()));
         }
-        let record = Record {
-            scope: engine.cache.write_scope().clone(),
-            preimage,
-            layers: indexed,
-            tree: chain.digest,
-            created,
-            duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            builder: concat!("crossdock ", env!("CARGO_PKG_VERSION")).to_owned(),
-            log: None,
-            foreign: true,
-        };
+        let record =
+            Record { foreign: true, ..engine.record(preimage, indexed, chain.digest, created, started) };
         let published = engine.cache.publish(record, false).await;
         published.map_err(|error| BuildError::cache("storing the index of a base image", error))?;
         Ok(chain)

@@ -17,16 +17,17 @@ use super::copy::{CopyError, Opener};
 use super::engine::Engine;
 use super::error::BuildError;
 use super::inputs::InputTree;
-use crate::digest::Digest;
+use crate::digest::{Digest, Hashing};
 use crate::event::{Event, StepId};
 use crate::hint::Hint as _;
 use crate::image::Descriptor;
 use crate::layer::{
     self, Compression, FinishedLayer, LayerDescriptor, LayerOptions, LayerWriter, MediaType, ScanOptions,
-    Toc, UnpackOptions, Unpacker, Whiteouts,
+    Scanned, Toc, UnpackOptions, Unpacker, Whiteouts,
 };
 use crate::record::{Preimage, Record};
 use crate::registry::ImageSource;
+use crate::store::DirectoryStore;
 use crate::tree::Tree;
 
 /// The largest table of contents that is read: some millions of entries.
@@ -189,49 +190,28 @@ impl Layers {
         let root = self.unpacked_root.clone();
         let (descriptor, toc) = engine
             .blocking(move || {
-                let failed = |error: layer::LayerError| {
-                    let hint = error.hint();
-                    BuildError::Image {
-                        place: String::new(),
-                        image: String::new(),
-                        source: Box::new(error),
-                        hint,
-                    }
-                };
-                let io = |error: std::io::Error| BuildError::cache("unpacking a layer", error);
-                let file = fs_err::File::open(&path).map_err(io)?;
-                let directory =
-                    local.tmp_dir().map_err(|error| BuildError::cache("unpacking a layer", error))?;
-                let target = directory.path().join("fs");
-                fs_err::create_dir(&target).map_err(io)?;
-                let mut unpacker = Unpacker::new(File::open(&target).map_err(io)?, unpack_options(ownership))
-                    .map_err(failed)?;
-                let scanned = layer::scan(file, &scan_options(), &mut unpacker).map_err(failed)?;
-                unpacker.finish().map_err(failed)?;
-                if scanned.digest != digest {
-                    return Err(BuildError::Lost { digest, keys: Vec::new() });
-                }
-                let toc_bytes = scanned.toc.encode();
-                let toc_digest = local
-                    .store_bytes(toc_bytes)
+                let unpacked =
+                    unpack_blob(&local, &path, &digest, ownership).map_err(|error| match error {
+                        UnpackError::Damaged => BuildError::Lost { digest, keys: Vec::new() },
+                        UnpackError::Build(error) => error,
+                        UnpackError::Layer(error) => {
+                            let hint = error.hint();
+                            let (place, image) = (String::new(), String::new());
+                            BuildError::Image { place, image, source: Box::new(error), hint }
+                        }
+                    })?;
+                let toc = unpacked.scanned.toc.encode();
+                let toc = local
+                    .store_bytes(toc)
                     .map_err(|error| BuildError::cache("storing a layer's contents", error))?;
-                keep_unpacked(&target, &root, &scanned.diff_id).map_err(io)?;
-                let descriptor =
-                    LayerDescriptor { diff_id: scanned.diff_id, digest, size, media_type, toc: toc_digest };
-                Ok((descriptor, scanned.toc))
+                let diff_id = unpacked.keep(&root)?;
+                Ok((LayerDescriptor { diff_id, digest, size, media_type, toc }, unpacked.scanned.toc))
             })
             .await?;
         lock(&self.tocs).insert(descriptor.toc, Arc::new(toc));
         let record = Record {
-            scope: engine.cache.write_scope().clone(),
-            preimage,
-            layers: vec![descriptor],
-            tree: descriptor.diff_id,
-            created,
-            duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            builder: concat!("crossdock ", env!("CARGO_PKG_VERSION")).to_owned(),
-            log: None,
             foreign: true,
+            ..engine.record(preimage, vec![descriptor], descriptor.diff_id, created, started)
         };
         let published = engine.cache.publish(record, false).await;
         published.map_err(|error| BuildError::cache("storing the index of a base image", error))?;
@@ -266,21 +246,17 @@ impl Layers {
         let root = self.unpacked_root.clone();
         engine
             .blocking(move || {
-                let failed = |error: layer::LayerError| BuildError::cache("unpacking a layer", error);
-                let io = |error: std::io::Error| BuildError::cache("unpacking a layer", error);
-                let file = fs_err::File::open(&path).map_err(io)?;
-                let directory =
-                    local.tmp_dir().map_err(|error| BuildError::cache("unpacking a layer", error))?;
-                let target = directory.path().join("fs");
-                fs_err::create_dir(&target).map_err(io)?;
-                let mut unpacker = Unpacker::new(File::open(&target).map_err(io)?, unpack_options(ownership))
-                    .map_err(failed)?;
-                let scanned = layer::scan(file, &scan_options(), &mut unpacker).map_err(failed)?;
-                unpacker.finish().map_err(failed)?;
-                if scanned.digest != digest || scanned.diff_id != diff_id {
-                    return Err(BuildError::Lost { digest, keys });
-                }
-                keep_unpacked(&target, &root, &diff_id).map_err(io)
+                let lost = |keys| BuildError::Lost { digest, keys };
+                let unpacked = match unpack_blob(&local, &path, &digest, ownership) {
+                    Ok(unpacked) if unpacked.scanned.diff_id == diff_id => unpacked,
+                    Ok(_) | Err(UnpackError::Damaged) => return Err(lost(keys)),
+                    Err(UnpackError::Build(error)) => return Err(error),
+                    Err(UnpackError::Layer(error)) => {
+                        return Err(BuildError::cache("unpacking a layer", error));
+                    }
+                };
+                unpacked.keep(&root)?;
+                Ok(root.join(diff_id.hex()).join("fs"))
             })
             .await
     }
@@ -433,8 +409,77 @@ fn unpack_options(ownership: super::engine::Ownership) -> UnpackOptions {
     UnpackOptions { whiteouts: whiteouts(ownership), chown: !ownership.single_id }
 }
 
-fn scan_options() -> ScanOptions {
-    ScanOptions { max_raw_size: RAW_BYTES_MAX, ..ScanOptions::default() }
+/// A layer that was unpacked into a directory that goes away if it is not kept.
+struct UnpackedLayer {
+    scanned: Scanned,
+    directory: tempfile::TempDir,
+}
+
+/// Why a layer could not be unpacked.
+enum UnpackError {
+    /// Its blob is not what its digest says; it has been set aside.
+    Damaged,
+    /// It is no layer that can be unpacked.
+    Layer(layer::LayerError),
+    /// This machine is in the way.
+    Build(BuildError),
+}
+
+impl UnpackedLayer {
+    /// Puts it to where others find it.
+    fn keep(&self, root: &Path) -> Result<Digest, BuildError> {
+        let diff_id = self.scanned.diff_id;
+        keep_unpacked(&self.directory.path().join("fs"), root, &diff_id)
+            .map_err(|error| BuildError::cache("unpacking a layer", error))?;
+        Ok(diff_id)
+    }
+}
+
+/// Unpacks the blob at `path`, which must have the digest `digest`.
+fn unpack_blob(
+    local: &DirectoryStore,
+    path: &Path,
+    digest: &Digest,
+    ownership: super::engine::Ownership,
+) -> Result<UnpackedLayer, UnpackError> {
+    let build = |error: Box<dyn std::error::Error + Send + Sync>| {
+        UnpackError::Build(BuildError::cache("unpacking a layer", error))
+    };
+    let directory = local.tmp_dir().map_err(|error| build(error.into()))?;
+    let target = directory.path().join("fs");
+    let open = || {
+        fs_err::create_dir(&target)?;
+        Ok::<_, std::io::Error>((fs_err::File::open(path)?, File::open(&target)?))
+    };
+    let (blob, target) = open().map_err(|error| build(error.into()))?;
+    let unpack = || {
+        let mut unpacker = Unpacker::new(target, unpack_options(ownership))?;
+        let options = ScanOptions { max_raw_size: RAW_BYTES_MAX, ..ScanOptions::default() };
+        let scanned = layer::scan(blob, &options, &mut unpacker)?;
+        unpacker.finish()?;
+        Ok(scanned)
+    };
+    match unpack() {
+        Ok(scanned) if scanned.digest == *digest => Ok(UnpackedLayer { scanned, directory }),
+        Ok(_) => {
+            local.quarantine_blob(digest);
+            Err(UnpackError::Damaged)
+        }
+        // Damage shows in many ways. What is sound and still fails is the layer's, or the disk's, own fault.
+        Err(error) => match digest_of(path) {
+            Ok(actual) if actual == *digest => Err(UnpackError::Layer(error)),
+            _ => {
+                local.quarantine_blob(digest);
+                Err(UnpackError::Damaged)
+            }
+        },
+    }
+}
+
+fn digest_of(path: &Path) -> std::io::Result<Digest> {
+    let mut hashing = Hashing::new(std::io::sink());
+    std::io::copy(&mut fs_err::File::open(path)?, &mut hashing)?;
+    Ok(hashing.finish().1)
 }
 
 /// Moves an unpacked layer to where others find it. One that is there already is as good.

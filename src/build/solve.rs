@@ -215,17 +215,10 @@ impl Solver<'_> {
         }
         let created = self.engine.now();
         let made = self.work(stage, step, base, inputs).await?;
-        let mut record = Record {
-            scope: self.engine.cache.write_scope().clone(),
-            preimage: exact.clone(),
-            layers: vec![made.descriptor],
-            tree: made.tree.digest(),
-            created: self.request.source_date_epoch.map_or(created, |epoch| epoch.min(created)),
-            duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            builder: concat!("crossdock ", env!("CARGO_PKG_VERSION")).to_owned(),
-            log: made.log,
-            foreign: false,
-        };
+        let created = self.request.source_date_epoch.map_or(created, |epoch| epoch.min(created));
+        let tree = made.tree.digest();
+        let record = self.engine.record(exact.clone(), vec![made.descriptor], tree, created, started);
+        let mut record = Record { log: made.log, ..record };
         // What was found incomplete is not to win over what was just made.
         let replace = stage.no_cache || self.distrusted.contains(&exact.key());
         record = self.publish(record, replace).await?;

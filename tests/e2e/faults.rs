@@ -1,6 +1,8 @@
 //! Builds in a bad world: no space, shared caches and registries that do not work, base images made by strange tools,
 //! layers of unusual content.
 
+#![allow(clippy::print_stderr, reason = "skipping is said aloud")]
+
 use std::path::Path;
 
 use serde_json::json;
@@ -206,5 +208,31 @@ fn results_go_into_pipes_and_devices_and_never_replace_them() {
         lab.build("FROM busybox\nCOPY file /file\n").option_path("--output", &output, &pipe).success();
         assert!(reader.join().unwrap().len() > 1024, "{kind}: it came through the pipe");
         assert!(std::fs::metadata(&pipe).unwrap().file_type().is_fifo(), "{kind}: it is still a pipe");
+    }
+}
+
+/// Bits of layers flip on a disk; nothing is unpacked, so that every layer has to be read.
+#[test]
+fn damaged_layers_are_made_or_fetched_again() {
+    let lab = Lab::new();
+    let dockerfile = "FROM busybox\nRUN seq 1 20000 > /numbers\n";
+    let before = lab.image(dockerfile).tree();
+    let state = lab.context.path("xdg/crossdock/v1/state");
+    assert!(state.join("unpacked").is_dir());
+    for middle in [false, true] {
+        std::fs::remove_dir_all(state.join("unpacked")).unwrap();
+        for entry in walkdir::WalkDir::new(lab.context.path("xdg/crossdock/v1/blobs")).into_iter().flatten() {
+            let Ok(mut bytes) = std::fs::read(entry.path()) else { continue };
+            // Only layers: tables of contents stay readable.
+            if bytes.starts_with(&[0x1f, 0x8b]) || bytes.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+                let at = if middle { bytes.len() / 2 } else { bytes.len() - 20 };
+                bytes[at] ^= 0x10;
+                std::fs::remove_file(entry.path()).unwrap();
+                std::fs::write(entry.path(), bytes).unwrap();
+            }
+        }
+        let tree = lab.image(&format!("{dockerfile}RUN wc -l < /numbers > /count-{middle}\n")).tree();
+        assert_eq!(content(&tree, &format!("count-{middle}")).trim(), "20000");
+        assert_eq!(tree["numbers"], before["numbers"]);
     }
 }
