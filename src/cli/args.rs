@@ -190,6 +190,16 @@ pub struct BuildArgs {
     #[arg(long, value_name = "SIZE", default_value = "64m", help_heading = "Steps")]
     pub shm_size: ByteSize,
 
+    /// Run steps with this OCI runtime (`runc`, `crun`, or a path) instead of Crossdock's own
+    #[arg(
+        long,
+        value_name = "RUNTIME",
+        env = env_vars::CROSSDOCK_RUNTIME,
+        hide_env_values = true,
+        help_heading = "Steps"
+    )]
+    pub runtime: Option<PathBuf>,
+
     /// Limit the steps' processes; -1 is unlimited
     #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = values::ulimit, help_heading = "Steps")]
     pub ulimit: Vec<Ulimit>,

@@ -9,7 +9,7 @@ use super::environment::Environment;
 use super::error::{CliError, ExitStatus};
 use crate::build::{BuildError, BuildOutcome, BuildRequest, Engine, Ownership};
 use crate::event::{Event, Events};
-use crate::exec::{self, CancelToken, Executor, Ids, NativeExecutor, UserNamespace};
+use crate::exec::{self, CancelToken, Executor, Ids, NativeExecutor, OciRuntimeExecutor, UserNamespace};
 use crate::layer::Timestamp;
 use crate::record::{Scope, Value};
 use crate::registry::{self, ClientOptions, Credentials, DockerConfigCredentials, NoCredentials};
@@ -78,10 +78,37 @@ impl Cancel {
 pub(super) struct Machine {
     executor: Result<Arc<dyn Executor>, String>,
     ownership: Ownership,
+    /// Which ids there are, where steps can be run at all.
+    ids: Option<Ids>,
     note: Option<String>,
 }
 
 impl Machine {
+    /// As [`Machine::enter`], with steps run by an OCI runtime if one is named: a path, or a name that is looked up on
+    /// the `PATH` of `environment`.
+    pub(super) fn with_runtime(runtime: Option<&Path>, environment: &Environment) -> Result<Self, CliError> {
+        let Some(runtime) = runtime else { return Ok(Self::enter()) };
+        let path = environment.variable(super::env_vars::PATH).unwrap_or_default();
+        let candidates: Vec<PathBuf> = if runtime.components().count() > 1 {
+            vec![environment.absolute(runtime)]
+        } else {
+            std::env::split_paths(path)
+                .chain(["/usr/sbin".into(), "/sbin".into()])
+                .map(|directory| directory.join(runtime))
+                .collect()
+        };
+        let found = candidates.into_iter().find(|candidate| candidate.is_file()).ok_or_else(|| {
+            CliError::usage(format!("there is no OCI runtime `{}`", runtime.display()))
+                .hint("install it, name its path, or leave `--runtime` out")
+        })?;
+        let mut machine = Self::enter();
+        if let (Ok(executor), Some(ids)) = (&mut machine.executor, machine.ids) {
+            let program = PathBuf::from("/proc/self/exe");
+            *executor = Arc::new(OciRuntimeExecutor::new(program, exec::Settings::new(ids), found));
+        }
+        Ok(machine)
+    }
+
     /// Becomes root in a user namespace, if this process is not root already. Must be called while there is one
     /// thread.
     pub(super) fn enter() -> Self {
@@ -96,11 +123,12 @@ impl Machine {
                          to others do not work in steps ({why}; `crossdock doctor` says what to do)"
                     )
                 });
-                Self { executor: Ok(Arc::new(executor)), ownership, note }
+                Self { executor: Ok(Arc::new(executor)), ownership, ids: Some(ids), note }
             }
             Err(error) => Self {
                 executor: Err(crate::hint::with_causes(&error)),
                 ownership: Ownership { user_namespace: true, single_id: true },
+                ids: None,
                 note: None,
             },
         }

@@ -38,7 +38,7 @@ fn prepared(
     for message in request::warnings(&request) {
         reporter.emit(Event::Warning { message });
     }
-    let machine = Machine::enter();
+    let machine = Machine::with_runtime(command.build.runtime.as_deref(), environment)?;
     let outcome = super::runtime()?.block_on(run(machine, &settings, &request, reporter))?;
     let names = names(&request);
     if let (Some(file), false) = (&command.iidfile, request.dry_run) {

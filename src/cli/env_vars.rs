@@ -21,6 +21,8 @@ pub const CROSSDOCK_CACHE_READONLY: &str = "CROSSDOCK_CACHE_READONLY";
 pub const CROSSDOCK_PROGRESS: &str = "CROSSDOCK_PROGRESS";
 /// How layers are compressed; like `--compression`.
 pub const CROSSDOCK_COMPRESSION: &str = "CROSSDOCK_COMPRESSION";
+/// OCI runtime that runs steps; like `--runtime`.
+pub const CROSSDOCK_RUNTIME: &str = "CROSSDOCK_RUNTIME";
 /// Clamps times in the image.
 pub const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 /// Base of the default local cache.
@@ -57,6 +59,7 @@ pub const ALL: &[EnvVar] = &[
         name: CROSSDOCK_COMPRESSION,
         purpose: "How layers are compressed, unless `--compression` is given",
     },
+    EnvVar { name: CROSSDOCK_RUNTIME, purpose: "OCI runtime that runs steps, unless `--runtime` is given" },
     EnvVar {
         name: SOURCE_DATE_EPOCH,
         purpose: "Seconds since 1970 that times in the image are clamped to, unless the build argument is given",
