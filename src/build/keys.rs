@@ -188,6 +188,9 @@ pub(crate) fn copy(common: &Common<'_>, tree: Digest, op: &CopyOp, read: Option<
     if op.parents {
         preimage.add("parents", true);
     }
+    if op.link {
+        preimage.add("link", true);
+    }
     if !op.exclude.is_empty() {
         preimage.add("exclude", op.exclude.clone());
     }

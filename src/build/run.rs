@@ -18,7 +18,7 @@ use super::solve::{Made, Solver};
 use crate::dockerfile::{Mount, Sharing};
 use crate::event::{Event, Events, StepId, Stream};
 use crate::exec::{
-    self, ExecError, ExecOutcome, ExecStep, Exit, ResolvedUser, StepMount, resolve_chown, resolve_user,
+    self, ExecError, ExecOutcome, ExecStep, Exit, ResolvedUser, StepMount, resolve_owner, resolve_user,
 };
 use crate::hint::Hint as _;
 use crate::layer::{Compression, DiffOptions, diff_upper};
@@ -57,9 +57,12 @@ impl Solver<'_> {
         base: &Arc<Chain>,
     ) -> Result<Made, BuildError> {
         let tree = self.layers.tree(self.engine, base).await?;
-        let user = self.user(step, base, &op.user).await?;
+        let owner = match op.user.as_str() {
+            "" => None,
+            user => Some(self.owner(step, base, user).await?),
+        };
         let now = self.request.source_date_epoch.unwrap_or_else(|| self.engine.now());
-        let entries = copy_step::workdir(&*tree, op, (user.uid, user.gid), now)
+        let entries = copy_step::workdir(&*tree, op, owner, now)
             .map_err(|error| self.step_error(step, format!("WORKDIR failed: {error}")))?;
         self.staged(base, &tree, entries, None).await
     }
@@ -78,11 +81,7 @@ impl Solver<'_> {
         let tree = self.layers.tree(self.engine, base).await?;
         let owner = match &op.owner {
             None => None,
-            Some(owner) => {
-                let (passwd, group) = self.user_files(base, owner).await?;
-                let owner = resolve_chown(owner, &passwd, &group);
-                Some(owner.map_err(|error| self.user_error(step, "--chown", &error))?)
-            }
+            Some(owner) => Some(self.owner(step, base, owner).await?),
         };
         let rules = Rules {
             owner,
@@ -105,7 +104,9 @@ impl Solver<'_> {
                 .blocking(move || {
                     let opener_ref: &dyn Opener = &opener;
                     let from = has_source.then_some((&*source, opener_ref));
-                    Ok(copy_step::copy(&*tree, from, &op, &rules, &spool))
+                    // What --link adds knows nothing of what it is put on.
+                    let onto = if op.link { Arc::new(Tree::empty()) } else { tree };
+                    Ok(copy_step::copy(&*onto, from, &op, &rules, &spool))
                 })
                 .await?
         };
@@ -145,6 +146,17 @@ impl Solver<'_> {
                 Ok(Made { descriptor: finished.descriptor(), tree: Arc::new(merged), log: None })
             })
             .await
+    }
+
+    /// The owner that a step gives to files.
+    async fn owner(
+        &self,
+        step: &PlannedStep,
+        base: &Arc<Chain>,
+        spec: &str,
+    ) -> Result<(u32, u32), BuildError> {
+        let (passwd, group) = self.user_files(base, spec).await?;
+        resolve_owner(spec, &passwd, &group).map_err(|error| self.user_error(step, "", &error))
     }
 
     /// `/etc/passwd` and `/etc/group`, if `spec` needs them: numbers do not.
@@ -378,6 +390,11 @@ impl Solver<'_> {
                             .word(id)
                             .with_hint(format!("pass it with `--secret id={id},src=FILE`"))
                             .into());
+                    }
+                    // As in BuildKit, the variable is there, and empty.
+                    if let Some(name) = variable {
+                        env.retain(|(known, _)| known != name);
+                        env.push((name.clone(), String::new()));
                     }
                     return Ok(());
                 };

@@ -281,17 +281,8 @@ impl Solver<'_> {
         Ok(match &step.op {
             Op::Copy(op) => {
                 let read = match inputs.first() {
-                    None | Some(InputTree::Empty) => {
-                        if let Some(source) = op.sources.first() {
-                            return Err(self.copy_error(
-                                step,
-                                op,
-                                None,
-                                &CopyError::NotFound { path: source.clone() },
-                            ));
-                        }
-                        None
-                    }
+                    None => None,
+                    Some(_) if op.sources.is_empty() => None,
                     Some(input) => {
                         let tree = self.layers.input_tree(self.engine, input).await?;
                         let digest = copy_step::select(&*tree, op)

@@ -31,5 +31,5 @@ pub use error::ExecError;
 pub use helper::{Once, helper_main};
 pub use native::{NativeExecutor, OciRuntimeExecutor, Settings};
 pub use step::{ExecOutcome, ExecStep, Executor, Exit, Network, Security, StepMount, Ulimit};
-pub use user::{ResolvedUser, UserError, resolve_chown, resolve_user};
+pub use user::{ResolvedUser, UserError, resolve_owner, resolve_user};
 pub use userns::{Ids, UserNamespace, UserNamespaceError, enter_user_namespace};

@@ -48,12 +48,6 @@ pub enum UserError {
         /// As written.
         id: String,
     },
-    /// Nothing where a name should be.
-    #[error("`{spec}` names no user")]
-    Empty {
-        /// As written.
-        spec: String,
-    },
     /// More than a user database.
     #[error("{file} in the image is larger than 16 MiB")]
     TooLarge {
@@ -77,10 +71,11 @@ impl Hint for UserError {
 }
 
 /// Resolves the value of `USER` by the content of the image's `/etc/passwd` and `/etc/group` (empty if the
-/// image has none), as runc and Docker do:
+/// image has none), as BuildKit does for RUN (`moby/sys/user`, `GetExecUser`):
 ///
-/// - a name that is listed wins over a number; a number needs no entry and then has group 0;
-/// - with `user:group` that group is the only one; without, the user's own and all that list it as member.
+/// - a number is an id, never a name; it needs no entry and then has group 0;
+/// - with `user:group` that group is the only one; without, the user's own and all that list it as member;
+/// - the group is one of the supplementary groups too.
 pub fn resolve_user(user: &str, passwd: &[u8], group: &[u8]) -> Result<ResolvedUser, UserError> {
     check_sizes(passwd, group)?;
     if user.is_empty() {
@@ -89,19 +84,20 @@ pub fn resolve_user(user: &str, passwd: &[u8], group: &[u8]) -> Result<ResolvedU
     let (user_part, group_part) = split(user);
     let user_part = if user_part.is_empty() { "0" } else { user_part };
     let number = parse_id(user_part)?;
-    let entry = users(passwd)
-        .find(|entry| entry.name == user_part.as_bytes())
-        .or_else(|| number.and_then(|uid| users(passwd).find(|entry| entry.uid == uid)));
+    let entry = match number {
+        Some(uid) => users(passwd).find(|entry| entry.uid == uid),
+        None => users(passwd).find(|entry| entry.name == user_part.as_bytes()),
+    };
     let (uid, default_gid) = match (&entry, number) {
         (Some(entry), _) => (entry.uid, entry.gid),
         (None, Some(uid)) => (uid, 0),
         (None, None) => return Err(UserError::NoUser { name: user_part.to_owned() }),
     };
     let home = entry.as_ref().map(|entry| String::from_utf8_lossy(entry.home).into_owned());
-    match group_part {
-        Some(name) => Ok(ResolvedUser { uid, gid: group_id(name, group)?, groups: Vec::new(), home }),
+    let mut list = Vec::new();
+    let gid = match group_part {
+        Some(name) => group_id(name, group)?,
         None => {
-            let mut list = Vec::new();
             if let Some(entry) = &entry {
                 for candidate in groups(group) {
                     let member = candidate.members.split(|&byte| byte == b',').any(|name| name == entry.name);
@@ -110,35 +106,43 @@ pub fn resolve_user(user: &str, passwd: &[u8], group: &[u8]) -> Result<ResolvedU
                     }
                 }
             }
-            Ok(ResolvedUser { uid, gid: default_gid, groups: list, home })
+            default_gid
         }
+    };
+    if !list.contains(&gid) {
+        list.insert(0, gid);
     }
+    Ok(ResolvedUser { uid, gid, groups: list, home })
 }
 
-/// Resolves the value of `--chown`: owner and group. A user without a group gets the group of the same
-/// number, as in BuildKit, whatever `/etc/passwd` says.
-pub fn resolve_chown(spec: &str, passwd: &[u8], group: &[u8]) -> Result<(u32, u32), UserError> {
+/// Resolves an owner of files, the value of `--chown` or the `USER` of a WORKDIR, as BuildKit does
+/// (`solver/llbsolver/ops`, `readUser`; `client/llb`, `WithUser`), which is not how RUN does it:
+///
+/// - a number is both the user and, without a group, the group; a name has the group of its entry;
+/// - a name that the image does not have is root.
+pub fn resolve_owner(spec: &str, passwd: &[u8], group: &[u8]) -> Result<(u32, u32), UserError> {
     check_sizes(passwd, group)?;
     let (user_part, group_part) = split(spec);
-    if user_part.is_empty() {
-        return Err(UserError::Empty { spec: spec.to_owned() });
-    }
-    // Unlike in USER, a number is never looked up as a name.
-    let uid = match parse_id(user_part)? {
-        Some(uid) => uid,
+    let (uid, mut gid) = match owner_id(user_part) {
+        Some(id) => (id, id),
         None => users(passwd)
             .find(|entry| entry.name == user_part.as_bytes())
-            .map(|entry| entry.uid)
-            .ok_or_else(|| UserError::NoUser { name: user_part.to_owned() })?,
+            .map_or((0, 0), |entry| (entry.uid, entry.gid)),
     };
-    let gid = match group_part {
-        None => uid,
-        Some(name) => match parse_id(name)? {
-            Some(gid) => gid,
-            None => group_id(name, group)?,
-        },
-    };
+    if let Some(name) = group_part {
+        let listed = || groups(group).find(|entry| entry.name == name.as_bytes()).map(|entry| entry.gid);
+        gid = owner_id(name).or_else(listed).unwrap_or(gid);
+    }
     Ok((uid, gid))
+}
+
+/// The number that an owner is given as. What is out of the range of 32 bits with a sign is a name; -1 leaves the
+/// owner of a new file, root, as it is.
+fn owner_id(word: &str) -> Option<u32> {
+    match word {
+        "root" | "-1" => Some(0),
+        _ => word.parse::<i32>().ok().map(i32::cast_unsigned),
+    }
 }
 
 fn check_sizes(passwd: &[u8], group: &[u8]) -> Result<(), UserError> {
@@ -172,10 +176,13 @@ fn parse_id(word: &str) -> Result<Option<u32>, UserError> {
 }
 
 fn group_id(name: &str, group: &[u8]) -> Result<u32, UserError> {
-    if let Some(entry) = groups(group).find(|entry| entry.name == name.as_bytes()) {
-        return Ok(entry.gid);
+    if let Some(gid) = parse_id(name)? {
+        return Ok(gid);
     }
-    parse_id(name)?.ok_or_else(|| UserError::NoGroup { name: name.to_owned() })
+    groups(group)
+        .find(|entry| entry.name == name.as_bytes())
+        .map(|entry| entry.gid)
+        .ok_or_else(|| UserError::NoGroup { name: name.to_owned() })
 }
 
 struct UserEntry<'a> {
@@ -243,18 +250,18 @@ mod tests {
 
     #[test]
     fn users_as_docker_resolves_them() {
-        user("app", 1000, 1001, &[10, 29]);
-        user("1000", 1000, 1001, &[10, 29]);
-        user("app:audio", 1000, 29, &[]);
-        user("app:7", 1000, 7, &[]);
-        user("4000", 4000, 0, &[]);
-        user("4000:5000", 4000, 5000, &[]);
-        user("", 0, 0, &[10]);
-        user("root", 0, 0, &[10]);
-        user("app:", 1000, 1001, &[10, 29]);
-        // Names made of digits win over numbers.
-        user("1234", 77, 78, &[]);
-        user("app:55", 1000, 66, &[]);
+        user("app", 1000, 1001, &[1001, 10, 29]);
+        user("1000", 1000, 1001, &[1001, 10, 29]);
+        user("app:audio", 1000, 29, &[29]);
+        user("app:7", 1000, 7, &[7]);
+        user("4000", 4000, 0, &[0]);
+        user("4000:5000", 4000, 5000, &[5000]);
+        user("", 0, 0, &[0, 10]);
+        user("root", 0, 0, &[0, 10]);
+        user("app:", 1000, 1001, &[1001, 10, 29]);
+        // Numbers are never names.
+        user("1234", 1234, 0, &[0]);
+        user("app:55", 1000, 55, &[55]);
         assert_eq!(resolve_user("app", PASSWD, GROUP).unwrap().home.as_deref(), Some("/home/app"));
         assert_eq!(resolve_user("4000", PASSWD, GROUP).unwrap().home, None);
     }
@@ -271,13 +278,19 @@ mod tests {
     }
 
     #[test]
-    fn chown_without_a_group_takes_the_same_number() {
-        assert_eq!(resolve_chown("app", PASSWD, GROUP), Ok((1000, 1000)));
-        assert_eq!(resolve_chown("app:app", PASSWD, GROUP), Ok((1000, 1001)));
-        assert_eq!(resolve_chown("55:66", b"", b""), Ok((55, 66)));
-        assert_eq!(resolve_chown("55", b"", b""), Ok((55, 55)));
-        assert_eq!(resolve_chown("1234:55", PASSWD, GROUP), Ok((1234, 55)));
-        assert!(matches!(resolve_chown("x", PASSWD, GROUP), Err(UserError::NoUser { .. })));
-        assert!(matches!(resolve_chown(":5", PASSWD, GROUP), Err(UserError::Empty { .. })));
+    fn owners_as_buildkit_resolves_them() {
+        let owner = |spec: &str| resolve_owner(spec, PASSWD, GROUP).unwrap();
+        assert_eq!(owner("app"), (1000, 1001));
+        assert_eq!(owner("app:audio"), (1000, 29));
+        assert_eq!(owner("55:66"), (55, 66));
+        assert_eq!(owner("55"), (55, 55));
+        assert_eq!(owner("1234:55"), (1234, 55));
+        assert_eq!(owner("root"), (0, 0));
+        // What is not there is root.
+        assert_eq!(owner("x"), (0, 0));
+        assert_eq!(owner("5:x"), (5, 5));
+        assert_eq!(owner(":audio"), (0, 29));
+        assert_eq!(owner("4294967295"), (0, 0));
+        assert_eq!(owner("-1"), (0, 0));
     }
 }

@@ -37,7 +37,9 @@ pub(crate) fn unpack<V: View>(
     let mut entries = archive.entries().map_err(failed)?;
     // As in Docker, what has no readable first header is no archive.
     let Some(Ok(first)) = entries.next() else { return Ok(false) };
-    let root = staging.make_directories(destination, rules.new_directory())?;
+    // --chmod is for what is copied, not for what is unpacked.
+    let new = NewDirectory { mode: 0o755, ..rules.new_directory() };
+    let root = staging.make_directories(destination, new)?;
     let io = |source: std::io::Error| CopyError::Io { path: spool.display().to_string(), source };
     let mut file = tempfile::Builder::new().prefix("archive-").tempfile_in(spool).map_err(io)?;
     let path = file.path().to_owned();
@@ -163,6 +165,8 @@ impl<V: View> Unpacker<'_, '_, V> {
         let first = self.staging.first_name(first).ok_or_else(|| {
             self.error(format!("`{}` is a hard link to something that is not in the archive", display(raw)))
         })?;
+        // The header of a link says once more, and last, what the file is like.
+        self.staging.set_file_metadata(&first, &metadata);
         let kind = EntryKind::HardLink { target: first };
         self.staging.add(target.to_vec(), Staged { node: Node { metadata, kind }, content: Content::None });
         Ok(())

@@ -26,7 +26,8 @@ impl Rules {
     /// What a directory that is made on the way gets.
     pub(crate) fn new_directory(&self) -> NewDirectory {
         let mode = match &self.chmod {
-            Some(Chmod::Absolute(mode)) => *mode,
+            // Go's `MkdirAll` takes the permission bits only.
+            Some(Chmod::Absolute(mode)) => *mode & 0o777,
             _ => 0o755,
         };
         NewDirectory { mode, owner: self.owner, mtime: self.clamp(self.now) }

@@ -52,10 +52,13 @@ pub(crate) struct NewDirectory {
 }
 
 impl NewDirectory {
-    fn node(self) -> Node {
-        let (uid, gid) = self.owner.unwrap_or((0, 0));
+    /// The directory, made in `above`: that one's setgid bit goes on, with its group unless an owner is given.
+    fn node(self, above: Option<&Node>) -> Node {
+        let inherited = above.map(|above| &above.metadata).filter(|above| above.mode & 0o2000 != 0);
+        let mode = self.mode | inherited.map_or(0, |_| 0o2000);
+        let (uid, gid) = self.owner.unwrap_or((0, inherited.map_or(0, |above| above.gid)));
         Node {
-            metadata: Metadata { mode: self.mode, uid, gid, mtime: self.mtime, xattrs: BTreeMap::new() },
+            metadata: Metadata { mode, uid, gid, mtime: self.mtime, xattrs: BTreeMap::new() },
             kind: EntryKind::Directory { opaque: false, implied: false },
         }
     }
@@ -122,6 +125,19 @@ impl<'a, V: View> Staging<'a, V> {
         self.added.insert(path.to_vec(), Staged { node: Node { metadata, kind }, content: Content::None });
     }
 
+    /// Replaces the metadata of a file that was added, which all its names share.
+    pub(crate) fn set_file_metadata(&mut self, first: &[u8], metadata: &Metadata) {
+        for (path, staged) in &mut self.added {
+            let is_name = match &staged.node.kind {
+                EntryKind::HardLink { target } => target == first,
+                _ => path == first,
+            };
+            if is_name {
+                staged.node.metadata = metadata.clone();
+            }
+        }
+    }
+
     fn remove_below(&mut self, path: &[u8]) {
         let from = join(path, b"\0");
         let below: Vec<Vec<u8>> = self
@@ -166,7 +182,10 @@ impl<'a, V: View> Staging<'a, V> {
         for component in components(&path) {
             here = join(&here, component);
             match self.lookup(&here) {
-                None => self.add(here.clone(), Staged { node: new.node(), content: Content::None }),
+                None => {
+                    let node = new.node(self.lookup(parent(&here)).as_ref());
+                    self.add(here.clone(), Staged { node, content: Content::None });
+                }
                 Some(node) if node.is_directory() => {}
                 Some(_) => return Err(CopyError::NotADirectory { path: display(&here) }),
             }

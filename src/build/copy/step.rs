@@ -114,15 +114,16 @@ pub(crate) fn copy(
     Ok(staging.finish())
 }
 
-/// Works out what a WORKDIR adds to `tree`: the directory and its missing parents, owned by `owner`.
+/// Works out what a WORKDIR adds to `tree`: the directory and its missing parents, owned by `owner`, else
+/// by root.
 pub(crate) fn workdir(
     tree: &impl View,
     op: &WorkdirOp,
-    owner: (u32, u32),
+    owner: Option<(u32, u32)>,
     now: Timestamp,
 ) -> Result<Vec<(Vec<u8>, Staged)>, CopyError> {
     let mut staging = Staging::new(tree);
-    let rules = Rules { owner: Some(owner), chmod: None, now, epoch: None };
+    let rules = Rules { owner, chmod: None, now, epoch: None };
     staging.make_directories(op.path.as_bytes(), rules.new_directory())?;
     Ok(staging.finish())
 }

@@ -376,8 +376,11 @@ impl<'a> Draft<'a> {
             .map_or((Lines::one(1), ""), |stage| (stage.lines, stage.base_name.as_str()))
     }
 
-    /// Takes the configuration of an image.
-    pub(crate) fn resolve(&mut self, source: usize, config: ImageConfig) {
+    /// Takes the configuration of an image. What OCI's and Docker's formats do not define goes: it described the image
+    /// or the container that it was made in, and BuildKit does not hand it down either.
+    pub(crate) fn resolve(&mut self, source: usize, mut config: ImageConfig) {
+        config.extra.retain(|key, _| key == "os.features");
+        config.config.extra.clear();
         self.configs.insert(source, config);
     }
 

@@ -238,6 +238,7 @@ impl StageLowering<'_, '_, '_> {
             owner: None,
             chmod: None,
             parents: false,
+            link: false,
             exclude: Vec::new(),
             unpack: false,
         };
@@ -465,7 +466,6 @@ impl StageLowering<'_, '_, '_> {
     fn command_line(&self, command: &CommandLine) -> Vec<String> {
         match command {
             CommandLine::Exec(args) => args.clone(),
-            CommandLine::Shell(text) if text.is_empty() => Vec::new(),
             CommandLine::Shell(text) => {
                 let mut args = self.shell();
                 args.push(text.clone());
@@ -623,6 +623,7 @@ impl StageLowering<'_, '_, '_> {
             chmod: copy.chmod.as_ref(),
             exclude: &copy.exclude,
             parents: copy.parents,
+            link: copy.link,
             unpack: false,
         };
         self.copy_files(instruction, "COPY", input, &common)
@@ -658,6 +659,7 @@ impl StageLowering<'_, '_, '_> {
             chmod: add.chmod.as_ref(),
             exclude: &add.exclude,
             parents: false,
+            link: add.link,
             unpack: add.unpack.unwrap_or(true),
         };
         self.copy_files(instruction, "ADD", input, &common)
@@ -672,6 +674,12 @@ impl StageLowering<'_, '_, '_> {
     ) -> Result<(), DockerfileError> {
         let lines = instruction.lines;
         let owner = self.expand_option(lines, common.owner)?;
+        if let Some(owner) = owner.as_ref().filter(|owner| common.link && is_named(owner)) {
+            let message = format!(
+                "--chown={owner}: user and group names can't be resolved when used with --link, use numeric uid[:gid] instead"
+            );
+            return Err(self.error(lines, message).word(owner));
+        }
         let chmod_text = self.expand_option(lines, common.chmod)?;
         let chmod = match &chmod_text {
             None => None,
@@ -718,6 +726,8 @@ impl StageLowering<'_, '_, '_> {
             owner,
             chmod,
             parents: common.parents,
+            // `convert_copy.go`: a merge is made only without --chmod.
+            link: common.link && chmod_text.as_deref().unwrap_or_default().is_empty(),
             exclude: common.exclude.to_vec(),
             unpack: common.unpack,
         };
@@ -747,6 +757,15 @@ fn empty_image(platform: &Platform) -> ImageConfig {
     config
 }
 
+/// Whether an owner has to be looked up in an image (`convert_copy.go`, `chownByName`).
+fn is_named(owner: &str) -> bool {
+    let named = |part: &str| part != "root" && !part.is_empty() && part.parse::<i32>().is_err();
+    match owner.split_once(':') {
+        Some((user, group)) => named(user) || named(group),
+        None => named(owner),
+    }
+}
+
 /// What COPY and ADD have in common, as written.
 struct Common<'c> {
     sources: &'c [String],
@@ -756,6 +775,7 @@ struct Common<'c> {
     chmod: Option<&'c String>,
     exclude: &'c [String],
     parents: bool,
+    link: bool,
     unpack: bool,
 }
 

@@ -172,6 +172,8 @@ pub(crate) struct CopyOp {
     pub(crate) chmod: Option<(String, Chmod)>,
     /// `--parents`.
     pub(crate) parents: bool,
+    /// `--link`, as it is in effect: it is not where `--chmod` is given.
+    pub(crate) link: bool,
     /// `--exclude`.
     pub(crate) exclude: Vec<String>,
     /// Whether archives are unpacked.

@@ -70,6 +70,7 @@ fn commands_and_entry_points() {
             json!(["/bin/sh", "-c", "echo b"]),
         ),
         ("FROM busybox\nENTRYPOINT [\"/a\"]\nENTRYPOINT []\n", json!(null), json!(null)),
+        ("FROM busybox\nCMD\n", json!(null), json!(["/bin/sh", "-c", ""])),
         ("FROM busybox\nSHELL [\"/s\", \"-c\"]\nCMD b\n", json!(null), json!(["/s", "-c", "b"])),
     ] {
         let image = lab.image(dockerfile);

@@ -136,6 +136,65 @@ COPY --link --chown=1000 dir /linked/dir
     assert_eq!(tree["linked/dir/sub/two"].uid, 1000);
 }
 
+/// What --link adds is a layer by itself: it replaces links and directories' modes, and follows nothing.
+#[test]
+fn linked_copies_know_nothing_of_what_they_are_put_on() {
+    let lab = lab();
+    let tree = lab
+        .image(
+            r"FROM busybox
+RUN mkdir /real && ln -s real /alias && ln -s real /other
+COPY --link a.txt /alias/f
+COPY --link a.txt /tmp/f
+COPY --link --chmod=600 a.txt /other/g
+",
+        )
+        .tree();
+    assert_eq!(tree["alias"].kind, "directory");
+    assert_eq!(content(&tree, "alias/f"), "a\n");
+    assert!(!tree.contains_key("real/f"));
+    assert_eq!(tree["tmp"].mode, 0o755);
+    // With --chmod it has no effect.
+    assert_eq!(tree["other"].kind, "symlink");
+    assert_eq!(content(&tree, "real/g"), "a\n");
+    lab.build("FROM busybox\nCOPY --link --chown=app a.txt /\n").failure().says("--chown=app").says("--link");
+}
+
+/// Owners of files are looked up in other ways than users of commands, and nobody is root.
+#[test]
+fn owners_that_are_not_there() {
+    let tree = lab()
+        .image(
+            r"FROM busybox
+RUN echo 'odd:x:70:71::/:/bin/sh' >> /etc/passwd && mkdir -m 2755 /shared && chgrp 50 /shared
+COPY --chown=odd a.txt /named
+COPY --chown=absent a.txt /absent
+COPY --chown=5:absent a.txt /absent-group
+COPY --chmod=4711 a.txt /made/for/it
+COPY a.txt /shared/made/it
+USER absent
+WORKDIR /absent-work
+USER 5
+WORKDIR /numbered-work
+USER odd
+WORKDIR /named-work
+COPY --from=scratch / /nothing/
+",
+        )
+        .tree();
+    let owner = |path: &str| (tree[path].uid, tree[path].gid);
+    assert_eq!(owner("named"), (70, 71));
+    assert_eq!(owner("absent"), (0, 0));
+    assert_eq!(owner("absent-group"), (5, 5));
+    assert_eq!(owner("absent-work"), (0, 0));
+    assert_eq!(owner("numbered-work"), (5, 5));
+    assert_eq!(owner("named-work"), (70, 71));
+    assert_eq!((tree["made/for/it"].mode, tree["made/for"].mode), (0o4711, 0o711));
+    assert_eq!((tree["shared/made"].mode, owner("shared/made")), (0o2755, (0, 50)));
+    assert_eq!(owner("shared/made/it"), (0, 0));
+    assert_eq!(tree["nothing"].kind, "directory");
+}
+
 #[test]
 fn destinations_that_exist() {
     let tree = lab()
@@ -248,7 +307,7 @@ ADD unnamed /unnamed/
 ADD fake.tar.gz /fake/
 ADD plain.tar a.txt /several/
 ADD --unpack=false plain.tar /packed/
-ADD --chown=app:staff plain.tar /owned/
+ADD --chown=app:staff --chmod=700 plain.tar /owned/
 ADD a.tar.gz /there
 COPY a.tar.gz /copied/
 ",
@@ -263,6 +322,8 @@ COPY a.tar.gz /copied/
     assert!(listing(&tree, "several").contains(&"a.txt".to_owned()));
     assert_eq!(listing(&tree, "packed"), ["plain.tar"]);
     assert_eq!((tree["owned/sub/two"].uid, tree["owned/sub/two"].gid), (1000, 50));
+    // --chmod is for what is copied.
+    assert_eq!((tree["owned"].mode, tree["owned/sub/two"].mode), (0o755, 0o644));
     assert_eq!(listing(&tree, "copied"), ["a.tar.gz"]);
 }
 

@@ -78,6 +78,7 @@ fn secrets_are_seen_and_never_kept() {
          RUN --mount=type=secret,id=token,target=/etc/token,mode=444,uid=1000 stat -c '%a %u' /etc/token > /mode2\n\
          RUN --mount=type=secret,id=token,env=TOKEN test -n \"$TOKEN\" -a ! -e /run/secrets/token\n\
          RUN --mount=type=secret,id=absent test ! -e /run/secrets/absent\n\
+         RUN --mount=type=secret,id=absent,env=ABSENT test \"${ABSENT-unset}\" = ''\n\
          RUN test ! -e /run/secrets/token\n";
     let output = lab.context.path("image.tar");
     let build = |id: &str| lab.build(dockerfile).option("--secret", id);
