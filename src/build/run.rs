@@ -156,6 +156,11 @@ impl Solver<'_> {
         spec: &str,
     ) -> Result<(u32, u32), BuildError> {
         let (passwd, group) = self.user_files(base, spec).await?;
+        // A name that an image does not have is root, but where there is no image BuildKit fails.
+        if base.layers().is_empty() && super::plan::is_named_owner(spec) {
+            let error = exec::UserError::NoUser { name: spec.to_owned() };
+            return Err(self.user_error(step, "", &error));
+        }
         resolve_owner(spec, &passwd, &group).map_err(|error| self.user_error(step, "", &error))
     }
 

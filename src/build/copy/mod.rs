@@ -28,6 +28,10 @@ impl Opener for NoFiles {
 /// Why files could not be copied.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CopyError {
+    #[error(
+        "`{path}` cannot be in an image: names that begin with `.wh.` mean there that something is removed"
+    )]
+    Reserved { path: String },
     /// The source does not exist.
     #[error("`{path}` not found")]
     NotFound {

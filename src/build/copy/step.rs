@@ -6,7 +6,7 @@ use super::archive;
 use super::copier::{self, Rules};
 use super::select::{self, Filter, Match, Source};
 use super::staging::{Content, Staged, Staging};
-use super::view::{View, base_name, clean, display, join, resolve};
+use super::view::{View, base_name, clean, display, join};
 use super::{CopyError, Opener};
 use crate::build::plan::{CopyOp, WorkdirOp};
 use crate::context::ignore::Ignore;
@@ -50,13 +50,15 @@ fn select_one(source: &impl Source, op: &CopyOp, pattern: &str) -> Result<Select
     let rest = clean(rest.as_bytes());
     let pivot = clean(pivot.as_bytes());
     if !has_wildcard(&pivot) && !has_wildcard(&rest) {
-        let path = resolve(source, b"", &join(&pivot, &rest), true)?;
-        if select::lookup(source, &path).is_none() {
+        // No link on the way is followed, and there must be something below the pivot.
+        if rest.is_empty() || source.lookup(&join(&pivot, &rest)).is_none() {
             return Err(CopyError::NotFound { path: pattern.to_owned() });
         }
     }
     let include = if rest.is_empty() { None } else { patterns(&[display(&rest)])? };
-    let matches = select::matches(source, &pivot)?;
+    let mut matches = select::matches(source, &pivot)?;
+    // Below a file there is nothing that the pattern could match.
+    matches.retain(|item| select::lookup(source, &item.path).is_some_and(|node| node.is_directory()));
     Ok(Selected { matches, filter: Filter { include, exclude } })
 }
 
@@ -111,7 +113,11 @@ pub(crate) fn copy(
         staged.node.metadata = rules.apply(&staged.node);
         staging.add(resolved, staged);
     }
-    Ok(staging.finish())
+    let entries = staging.finish();
+    match entries.iter().find(|(path, _)| base_name(path).starts_with(b".wh.")) {
+        Some((path, _)) => Err(CopyError::Reserved { path: display(path) }),
+        None => Ok(entries),
+    }
 }
 
 /// Works out what a WORKDIR adds to `tree`: the directory and its missing parents, owned by `owner`, else

@@ -674,7 +674,7 @@ impl StageLowering<'_, '_, '_> {
     ) -> Result<(), DockerfileError> {
         let lines = instruction.lines;
         let owner = self.expand_option(lines, common.owner)?;
-        if let Some(owner) = owner.as_ref().filter(|owner| common.link && is_named(owner)) {
+        if let Some(owner) = owner.as_ref().filter(|owner| common.link && is_named_owner(owner)) {
             let message = format!(
                 "--chown={owner}: user and group names can't be resolved when used with --link, use numeric uid[:gid] instead"
             );
@@ -758,7 +758,7 @@ fn empty_image(platform: &Platform) -> ImageConfig {
 }
 
 /// Whether an owner has to be looked up in an image (`convert_copy.go`, `chownByName`).
-fn is_named(owner: &str) -> bool {
+pub(crate) fn is_named_owner(owner: &str) -> bool {
     let named = |part: &str| part != "root" && !part.is_empty() && part.parse::<i32>().is_err();
     match owner.split_once(':') {
         Some((user, group)) => named(user) || named(group),

@@ -19,6 +19,7 @@ use crate::reference::Reference;
 
 pub(crate) use draft::Draft;
 pub(crate) use env::argument;
+pub(crate) use lower::is_named_owner;
 
 /// Everything that has to be done for one target.
 #[derive(Debug)]

@@ -112,6 +112,7 @@ fn parents_exclude_and_link() {
 COPY --parents dir/sub/two a.txt /parents/
 COPY --parents ./dir/./sub/two /pivot/
 COPY --parents **/*.md /deep/
+COPY --parents di*/./sub/two ./*/./nothing /wild-pivot
 COPY --exclude=*.md --exclude=dir/link . /excluded/
 COPY --exclude=**/*.md dir /excluded-deep/
 COPY --link a.txt /linked/a.txt
@@ -121,6 +122,7 @@ COPY --link --chown=1000 dir /linked/dir
         .tree();
     assert_eq!(listing(&tree, "parents"), ["a.txt", "dir", "dir/sub", "dir/sub/two"]);
     assert_eq!(listing(&tree, "pivot"), ["sub", "sub/two"]);
+    assert_eq!(listing(&tree, "wild-pivot"), ["sub", "sub/two"]);
     assert_eq!(listing(&tree, "deep"), ["c.md", "dir", "dir/sub", "dir/sub/three.md"]);
     let excluded = listing(&tree, "excluded");
     assert!(

@@ -5,7 +5,10 @@ use crate::support::lab::Lab;
 #[test]
 fn mistakes_in_the_dockerfile() {
     let lab = Lab::new();
+    lab.file("names/.wh.x", "");
     for (dockerfile, said) in [
+        ("FROM scratch\nCOPY names /\n", &["Dockerfile:2", ".wh.x", "removed"][..]),
+        ("FROM scratch\nCOPY --parents . /\n", &["Dockerfile:2", "not found"]),
         ("FROM busybox\nRNU true\n", &["Dockerfile:2", "RNU", "RUN"][..]),
         ("FROM busybox\nCOPY absent.txt /\n", &["absent.txt", "Dockerfile:2"]),
         ("FROM busybox\nCOPY --form=x a /\n", &["--form", "from"]),
@@ -15,6 +18,7 @@ fn mistakes_in_the_dockerfile() {
         ("FROM busybox\nENV broken=${x\n", &["Dockerfile:2"]),
         ("FROM $NOTHING\n", &["Dockerfile:1"]),
         ("FROM busybox\nUSER nobody-here\nRUN true\n", &["nobody-here"]),
+        ("FROM scratch\nCOPY --chown=who Dockerfile /\n", &["Dockerfile:2", "who"]),
         ("# syntax=example.test/frontend:1\nFROM busybox\n", &["example.test/frontend"]),
         ("", &["Dockerfile"]),
     ] {
