@@ -551,7 +551,8 @@ impl Opener for InputFiles {
         };
         let file = fs_err::File::open(&path)
             .map_err(|source| CopyError::Io { path: path.display().to_string(), source })?;
-        Ok(Box::new(std::io::BufReader::with_capacity(256 << 10, file)))
+        // Whoever reads it has a buffer; a second one for each of many small files would cost more than it saves.
+        Ok(Box::new(file.into_parts().0))
     }
 }
 

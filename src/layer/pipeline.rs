@@ -36,9 +36,16 @@ impl Default for Compression {
     }
 }
 
-/// More threads would only hold more memory: a frame and what it is compressed to are up to 2 MiB, and there are two
-/// of them for each thread and two more: 28 MiB.
+/// More threads would only hold more memory.
 const THREADS_MAX: usize = 6;
+
+/// Raw bytes of the frames that are under way at once. With what they are compressed to, at most twice that is held in
+/// memory. Small frames are many then, so that no thread waits for another: measured on 27,000 files of 18 kB, 16 MiB
+/// against 6 frames take a fifth less time.
+const IN_FLIGHT_BYTES: usize = 16 << 20;
+
+/// Frames under way at once: as many as fill [`IN_FLIGHT_BYTES`] if they are small.
+const IN_FLIGHT_FRAMES: usize = 128;
 
 struct Job {
     raw: Arc<Vec<u8>>,
@@ -66,6 +73,7 @@ pub(super) struct Pipeline<W> {
     jobs: SyncSender<Job>,
     tar: SyncSender<Arc<Vec<u8>>>,
     waiting: VecDeque<Receiver<io::Result<Done>>>,
+    /// Raw bytes of what is in `waiting`.
     in_flight: usize,
     workers: Vec<JoinHandle<()>>,
     hasher: JoinHandle<Digest>,
@@ -74,8 +82,7 @@ pub(super) struct Pipeline<W> {
 impl<W: Write> Pipeline<W> {
     pub(super) fn new(out: W, compression: Compression, threads: usize) -> Result<Self, LayerError> {
         let threads = threads.clamp(1, THREADS_MAX);
-        let in_flight = 2 * threads + 2;
-        let (jobs, queue) = sync_channel::<Job>(in_flight);
+        let (jobs, queue) = sync_channel::<Job>(IN_FLIGHT_FRAMES);
         let queue = Arc::new(Mutex::new(queue));
         let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let mut workers = Vec::new();
@@ -95,7 +102,7 @@ impl<W: Write> Pipeline<W> {
             });
             workers.push(thread.map_err(LayerError::io("starting a thread"))?);
         }
-        let (tar, pieces) = sync_channel::<Arc<Vec<u8>>>(in_flight);
+        let (tar, pieces) = sync_channel::<Arc<Vec<u8>>>(IN_FLIGHT_FRAMES);
         let hasher = spawn("layer-hash").spawn(move || {
             let mut hasher = Hasher::default();
             for piece in pieces {
@@ -106,7 +113,7 @@ impl<W: Write> Pipeline<W> {
         let hasher = hasher.map_err(LayerError::io("starting a thread"))?;
         let out = Hashing::new(out);
         let waiting = VecDeque::new();
-        Ok(Self { out, frames: Vec::new(), jobs, tar, waiting, in_flight, workers, hasher })
+        Ok(Self { out, frames: Vec::new(), jobs, tar, waiting, in_flight: 0, workers, hasher })
     }
 
     /// Adds the next frame of the tar. `id` is the digest of `raw`, where it is known already.
@@ -114,9 +121,12 @@ impl<W: Write> Pipeline<W> {
         if raw.is_empty() {
             return Ok(());
         }
-        while self.waiting.len() >= self.in_flight {
+        while !self.waiting.is_empty()
+            && (self.waiting.len() >= IN_FLIGHT_FRAMES || self.in_flight + raw.len() > IN_FLIGHT_BYTES)
+        {
             self.write_next()?;
         }
+        self.in_flight += raw.len();
         let raw = Arc::new(raw);
         let (reply, answer) = sync_channel(1);
         self.tar.send(Arc::clone(&raw)).map_err(|_| LayerError::Pipeline)?;
@@ -129,6 +139,7 @@ impl<W: Write> Pipeline<W> {
         let Some(answer) = self.waiting.pop_front() else { return Ok(()) };
         let done = answer.recv().map_err(|_| LayerError::Pipeline)?;
         let done = done.map_err(LayerError::io("compressing the layer"))?;
+        self.in_flight -= done.raw.len();
         let bytes = done.compressed.as_ref().unwrap_or(&done.raw);
         self.out.write_all(bytes).map_err(LayerError::io("writing the layer"))?;
         self.frames.push(Frame { id: done.id, raw_size: done.raw.len() as u64, size: bytes.len() as u64 });

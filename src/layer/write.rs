@@ -61,6 +61,9 @@ impl FinishedLayer {
     }
 }
 
+/// Room for a group of small entries as most of them are, so that it is not moved while it grows.
+const GROUP_CAPACITY: usize = 512 << 10;
+
 /// Writes a layer blob, entry by entry, in the caller's order.
 ///
 /// Times are cut to whole seconds, as Docker's and BuildKit's layers have them. The same entries in the same order
@@ -128,9 +131,7 @@ impl<W: Write> LayerWriter<W> {
             self.large(path, size, content)?
         } else {
             let start = self.group.len();
-            // Below LARGE_FILE.
-            self.group.resize(start + size as usize, 0);
-            let found = fill(content, &mut self.group[start..]);
+            let found = content.take(size).read_to_end(&mut self.group);
             let found = found.map_err(LayerError::io(format!("reading {}", super::display_path(path))))?;
             if (found as u64) < size {
                 return Err(changed(path, size, found as u64));
@@ -324,7 +325,8 @@ impl<W: Write> LayerWriter<W> {
 
     fn flush(&mut self) -> Result<(), LayerError> {
         self.flushed += self.group.len() as u64;
-        self.pipeline.frame(std::mem::take(&mut self.group), None)
+        let group = std::mem::replace(&mut self.group, Vec::with_capacity(GROUP_CAPACITY));
+        self.pipeline.frame(group, None)
     }
 
     /// The content of a large file, in frames of its own.
