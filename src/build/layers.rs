@@ -22,8 +22,8 @@ use crate::event::{Event, StepId};
 use crate::hint::Hint as _;
 use crate::image::Descriptor;
 use crate::layer::{
-    self, Compression, FinishedLayer, LayerDescriptor, LayerOptions, LayerWriter, MediaType, ScanOptions,
-    Scanned, Toc, UnpackOptions, Unpacker, Whiteouts,
+    self, Compression, EntryKind, FinishedLayer, LayerDescriptor, LayerOptions, LayerWriter, MediaType,
+    ScanOptions, Scanned, Toc, UnpackOptions, Unpacker, Whiteouts,
 };
 use crate::record::{Preimage, Record};
 use crate::registry::ImageSource;
@@ -572,9 +572,17 @@ pub(crate) fn write_staged(
             };
             let mut content = super::copy::step::open_content(staged, opener)
                 .map_err(|error| BuildError::cache(format!("reading `{}`", display(path)), error))?;
-            writer
-                .entry(&entry, Some(&mut *content))
-                .map_err(|error| BuildError::cache("writing a layer", error))?;
+            let failed = |error| BuildError::cache("writing a layer", error);
+            match &entry.kind {
+                EntryKind::File { size, content: expected, .. } => {
+                    let actual = writer.file(path, &entry.metadata, *size, &mut *content).map_err(failed)?;
+                    if actual != *expected {
+                        let message = format!("`{}` changed while it was being copied", display(path));
+                        return Err(BuildError::cache("writing a layer", message));
+                    }
+                }
+                _ => writer.entry(&entry, None).map_err(failed)?,
+            }
         }
         Ok(())
     })
