@@ -25,24 +25,29 @@ pub(crate) struct Job<'a> {
 /// What a build did.
 pub(crate) struct Built {
     pub(crate) outcome: Outcome,
-    /// How often each step ran, by its name without numbers: `[stage-1] RUN make`.
-    pub(crate) ran: BTreeMap<String, usize>,
+    /// The names of the steps that ran, by their place (see [`by_place`]).
+    pub(crate) ran: BTreeMap<String, String>,
 }
 
 impl Built {
     /// What ran here and not there.
     pub(crate) fn ran_more_than(&self, other: &Self) -> Vec<&str> {
-        self.ran
-            .iter()
-            .filter(|(step, times)| other.ran.get(*step).is_none_or(|other| other < times))
-            .map(|(step, _)| step.as_str())
-            .collect()
+        self.ran.iter().filter(|(place, _)| !other.ran.contains_key(*place)).map(|(_, name)| name.as_str()).collect()
     }
 
-    fn of(output: &Output, archive: &Path, ran: BTreeMap<String, usize>) -> Self {
-        let outcome = if output.status.success() { Ok(Image::read(archive)) } else { Err(output.stderr()) };
+    fn of(output: &Output, archive: &Path, ran: BTreeMap<String, String>) -> Self {
+        let outcome = if output.status.success() { Ok(Image::read(archive)) } else { Err(message(&output.stderr())) };
         Self { outcome, ran }
     }
+}
+
+/// What a builder says of its failure: Crossdock in an event, BuildKit in its last line.
+fn message(stderr: &str) -> String {
+    documents(stderr)
+        .find(|event| event["event"] == "error")
+        .map(|event| format!("{} {}", event["message"].as_str().unwrap(), event["causes"]))
+        .or_else(|| stderr.lines().last().map(ToOwned::to_owned))
+        .unwrap_or_default()
 }
 
 /// Builds with the program under test, with the caches in `cache`.
@@ -70,22 +75,23 @@ pub(crate) fn crossdock(context: &Context, job: &Job<'_>, cache: &str, options: 
     Built::of(&output, &archive, steps_of_crossdock(&output.stderr()))
 }
 
-fn steps_of_crossdock(events: &str) -> BTreeMap<String, usize> {
+fn steps_of_crossdock(events: &str) -> BTreeMap<String, String> {
     let mut names: Vec<String> = Vec::new();
-    let mut ran = BTreeMap::new();
+    let mut steps = BTreeMap::new();
     for event in documents(events) {
         match event["event"].as_str() {
             Some("planned") => {
                 names = serde_json::from_value(event["steps"].clone()).unwrap();
+                steps.extend(names.iter().map(|name| (name.clone(), false)));
             }
             Some("step_finished") if event["outcome"] == "ran" => {
                 let step = usize::try_from(event["step"].as_u64().unwrap()).unwrap();
-                *ran.entry(without_numbers(&names[step])).or_default() += 1;
+                steps.insert(names[step].clone(), true);
             }
             _ => {}
         }
     }
-    ran
+    by_place(&steps)
 }
 
 /// Builds with BuildKit.
@@ -142,35 +148,48 @@ fn translated(run: Run, name: &str, value: &str) -> Run {
 }
 
 /// BuildKit tells the state of a vertex again and again; the last one counts.
-fn steps_of_buildkit(progress: &str) -> BTreeMap<String, usize> {
+fn steps_of_buildkit(progress: &str) -> BTreeMap<String, String> {
     let mut vertices: BTreeMap<String, Value> = BTreeMap::new();
     for document in documents(progress) {
         for vertex in document["vertexes"].as_array().into_iter().flatten() {
             vertices.insert(vertex["digest"].as_str().unwrap().to_owned(), vertex.clone());
         }
     }
-    let mut ran = BTreeMap::new();
-    for vertex in vertices.values() {
-        let name = without_numbers(vertex["name"].as_str().unwrap());
-        let is_step = name.starts_with('[')
-            && !["[internal]", "[context ", "[auth]"].iter().any(|other| name.starts_with(other))
-            && !name.contains("] FROM ");
-        if is_step && vertex["cached"] != true && vertex["completed"].is_string() {
-            *ran.entry(name).or_default() += 1;
-        }
-    }
-    ran
+    let steps = vertices.values().map(|vertex| {
+        let ran = vertex["cached"] != true && vertex["completed"].is_string();
+        (vertex["name"].as_str().unwrap().to_owned(), ran)
+    });
+    by_place(&steps.collect())
 }
 
 fn documents(lines: &str) -> impl Iterator<Item = Value> {
     lines.lines().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap())
 }
 
-/// `[build 2/4] RUN make` as `[build] RUN make`: BuildKit does not count a base that is a named context.
-fn without_numbers(name: &str) -> String {
-    let Some((head, tail)) = name.split_once(']') else { return name.to_owned() };
-    let words = head.trim_start_matches('[').split(' ').filter(|word| {
-        !word.split_once('/').is_some_and(|(step, of)| step.parse::<u32>().is_ok() && of.parse::<u32>().is_ok())
-    });
-    format!("[{}]{tail}", words.collect::<Vec<_>>().join(" "))
+/// The stage of a step and its number there, out of `[build 2/4] RUN make`; nothing for FROM and what is no step.
+fn stage_and_number(name: &str) -> Option<(String, u32)> {
+    let (head, command) = name.strip_prefix('[')?.split_once("] ")?;
+    let (stage, numbers) = head.rsplit_once(' ').unwrap_or(("", head));
+    let (step, of) = numbers.split_once('/')?;
+    of.parse::<u32>().ok()?;
+    // The name of an only stage is left out, except where a mount reminds BuildKit of stages.
+    let stage = if stage.is_empty() { "stage-0" } else { stage };
+    (!command.starts_with("FROM ")).then_some((stage.to_owned(), step.parse().ok()?))
+}
+
+/// The steps that ran, of all, by what both builders know them under: the stage, and how many come before it there.
+/// Names are of no use, as BuildKit puts the values of variables into them, and neither are the numbers, as it does
+/// not count a base that is a named context.
+fn by_place(steps: &BTreeMap<String, bool>) -> BTreeMap<String, String> {
+    let mut places: Vec<_> =
+        steps.iter().filter_map(|(name, ran)| Some((stage_and_number(name)?, name, ran))).collect();
+    places.sort();
+    let mut found = BTreeMap::new();
+    for (index, ((stage, _), name, ran)) in places.iter().enumerate() {
+        let first = places.iter().position(|((other, _), ..)| other == stage).unwrap();
+        if **ran {
+            found.insert(format!("{stage} {}", index - first), (*name).clone());
+        }
+    }
+    found
 }

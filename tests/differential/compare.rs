@@ -31,9 +31,11 @@ impl Start {
         Self { seconds: seconds.parse().unwrap(), text: text.to_owned() }
     }
 
-    fn file_times_agree(&self, ours: &str, theirs: &str) -> bool {
+    /// A directory's time says when something was last put into it, which only BuildKit's overlay notes for those
+    /// that were there before.
+    fn file_times_agree(&self, kind: &str, ours: &str, theirs: &str) -> bool {
         let now = |time: &str| time.split('.').next().unwrap().parse().is_ok_and(|time: u64| time >= self.seconds);
-        ours == theirs || (now(ours) && now(theirs))
+        ours == theirs || (now(theirs) && (kind == "directory" || now(ours)))
     }
 
     fn document_times_agree(&self, ours: &str, theirs: &str) -> bool {
@@ -132,7 +134,7 @@ fn entries(path: &str, ours: &Entry, theirs: &Entry, start: &Start, found: &mut 
     field("target", ours.target.clone(), theirs.target.clone());
     field("device", format!("{:?}", ours.device), format!("{:?}", theirs.device));
     field("xattrs", xattrs(ours), xattrs(theirs));
-    if !start.file_times_agree(&ours.mtime, &theirs.mtime) {
+    if !start.file_times_agree(theirs.kind, &ours.mtime, &theirs.mtime) {
         field("mtime", ours.mtime.clone(), theirs.mtime.clone());
     }
 }

@@ -51,17 +51,11 @@ impl Image {
     /// Reads the only image of an OCI archive, and checks every digest in it.
     pub(crate) fn read(archive: &Path) -> Self {
         let mut image = oci::Image::read(archive);
-        let diff_ids: Vec<String> = image.config["rootfs"]["diff_ids"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|id| id.as_str().unwrap().to_owned())
-            .collect();
         let mut layers = Vec::new();
         let mut chain = String::new();
         let mut tree = Tree::default();
-        for (diff_id, tar) in diff_ids.iter().zip(&image.layers) {
-            chain += diff_id;
+        for tar in &image.layers {
+            chain += &oci::digest(tar);
             tree = known(&chain, || {
                 let mut tree = tree.clone();
                 tree.apply(tar);
@@ -69,7 +63,9 @@ impl Image {
             });
             layers.push(tree.clone());
         }
-        image.config.as_object_mut().unwrap().remove("rootfs");
+        if let Value::Array(diff_ids) = &mut image.config["rootfs"]["diff_ids"] {
+            diff_ids.clear();
+        }
         for descriptor in ["config", "layers"] {
             strip_digests(&mut image.manifest[descriptor]);
         }

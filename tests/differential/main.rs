@@ -80,6 +80,8 @@ impl Proof {
 
     fn run(&self) -> ExitCode {
         let started = Instant::now();
+        // What a case panics with becomes a difference.
+        std::panic::set_hook(Box::new(|_| {}));
         let workers = std::thread::available_parallelism().map_or(2, usize::from).min(self.cases.len());
         std::thread::scope(|scope| {
             for _ in 0..workers {
@@ -114,8 +116,9 @@ impl Proof {
         while let Some(case) = self.cases.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             let trial = Trial { case, context: &context, bases: &bases, daemon: &daemon, proof: self };
             let found = std::panic::catch_unwind(AssertUnwindSafe(|| trial.differences())).unwrap_or_else(|panic| {
-                let message = panic.downcast_ref::<String>().cloned();
-                vec![message.unwrap_or_else(|| String::from("the comparison itself failed"))]
+                let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+                let message = panic.downcast_ref::<String>().cloned().or(text).unwrap_or_default();
+                vec![format!("the comparison itself failed: {message}")]
             });
             let mut unlisted = found;
             unlisted.retain(|difference| !self.deviations.lists(&case.name, difference));
@@ -175,10 +178,9 @@ impl Trial<'_> {
         if !self.case.bases.is_empty() {
             return self.case.bases.iter().map(|(name, of)| (name.as_str(), base(of))).collect();
         }
-        let mentions = |name: &str| {
-            let text = format!("{} {:?} {:?}", self.case.dockerfile, self.case.options, self.case.files);
-            text.contains(name)
-        };
+        let text = format!("{} {:?} {:?}", self.case.dockerfile, self.case.options, self.case.files);
+        let variable = text.lines().any(|line| line.starts_with("FROM") && line.contains('$'));
+        let mentions = |name: &str| variable || text.contains(name);
         self.bases.iter().filter(|base| mentions(base.name)).map(|base| (base.name, base)).collect()
     }
 
@@ -202,8 +204,8 @@ impl Trial<'_> {
         let count = |index: usize, more: usize| self.proof.counts[index].fetch_add(more, Ordering::Relaxed);
         count(0, 1);
         if variation != Variation::None {
-            count(1, ours.ran.values().sum());
-            count(2, theirs.ran.values().sum());
+            count(1, ours.ran.len());
+            count(2, theirs.ran.len());
             let more = ours.ran_more_than(&theirs);
             found.extend(more.iter().map(|step| format!("runs again, and not with BuildKit: {step}")));
             if !theirs.ran_more_than(&ours).is_empty()
