@@ -35,7 +35,7 @@ pub(crate) struct Case {
     pub(crate) fails: Option<String>,
     pub(crate) dockerfile: String,
     pub(crate) files: Vec<Given>,
-    pub(crate) setup: String,
+    setup: String,
     /// A directory whose files are there before all others.
     pub(crate) directory: Option<PathBuf>,
     /// Base images by the names that the Dockerfile has for them, where those are not their own.
@@ -215,7 +215,8 @@ impl Case {
     }
 }
 
-fn run(command: &mut Command) {
+/// Runs a tool that must succeed.
+pub(crate) fn run(command: &mut Command) {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -38,6 +38,11 @@ impl Deviations {
         Self(list)
     }
 
+    /// Whether there is a line about a case.
+    pub(crate) fn mention(&self, case: &str) -> bool {
+        self.0.iter().any(|deviation| matches(&deviation.case, case))
+    }
+
     /// Whether a difference is on the list.
     pub(crate) fn lists(&self, case: &str, difference: &str) -> bool {
         let mut listed = false;

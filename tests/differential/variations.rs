@@ -63,22 +63,28 @@ impl Variation {
         }
     }
 
-    /// The case's Dockerfile, changed.
-    pub(crate) fn dockerfile(self, case: &Case) -> String {
-        let line = match self {
-            Self::Comment => "# A comment.\n",
-            Self::UnusedArg => "ARG UNUSED=1\n",
-            _ => return case.dockerfile.clone(),
-        };
-        let mut text = case.dockerfile.clone();
-        text.insert_str(end_of_from(&text).expect("it was asked whether this applies"), line);
-        text
+    /// A line that it adds to the Dockerfile.
+    fn line(self) -> Option<&'static str> {
+        match self {
+            Self::Comment => Some("# A comment.\n"),
+            Self::UnusedArg => Some("ARG UNUSED=1\n"),
+            _ => None,
+        }
     }
 
-    /// Changes a file of the case's build context.
+    /// Changes the case's build context.
     pub(crate) fn change_files(self, case: &Case, directory: &Path) {
-        let Some(path) = source(case).map(|path| directory.join(path)) else { return };
         let run = |command: &mut Command| assert!(command.status().unwrap().success(), "{command:?}");
+        if let Some(line) = self.line() {
+            let dockerfile = directory.join("Dockerfile");
+            let mut text = std::fs::read_to_string(&dockerfile).unwrap();
+            text.insert_str(end_of_from(&text).expect("it was asked whether this applies"), line);
+            std::fs::write(&dockerfile, text).unwrap();
+            // Unless its size or time is another, BuildKit's client does not send it again.
+            let date = format!("@16000001{:02}", self as u32);
+            run(Command::new("touch").arg("-d").arg(date).arg(dockerfile));
+        }
+        let Some(path) = source(case).map(|path| directory.join(path)) else { return };
         match self {
             Self::Touched => run(Command::new("touch").args(["-d", "@1600000000"]).arg(&path)),
             Self::Mode => {
