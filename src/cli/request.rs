@@ -28,6 +28,7 @@ pub(super) fn of_build(
     environment: &Environment,
     stdin: &mut dyn Read,
 ) -> Result<BuildRequest, CliError> {
+    command.build.docker.refuse()?;
     refuse_unsupported(command)?;
     let mut request = of_args(&command.build, environment, stdin)?;
     request.tags.clone_from(&command.tag);
@@ -47,11 +48,6 @@ pub(super) fn of_args(
 ) -> Result<BuildRequest, CliError> {
     if !args.ssh.is_empty() {
         return Err(CliError::next_version("`--ssh`").hint("mount a key with `--secret id=key,src=FILE`"));
-    }
-    if !args.cache_from.is_empty() || !args.cache_to.is_empty() {
-        return Err(CliError::usage("`--cache-from` and `--cache-to` are not needed").hint(
-            "use `--cache file:///directory` (or CROSSDOCK_CACHE): every step is read from it and written to it",
-        ));
     }
     let (dockerfile, context) = dockerfile_and_context(args, environment, stdin)?;
     let build_args = build_args(&args.build_arg, environment);
@@ -91,15 +87,6 @@ fn refuse_unsupported(command: &BuildCommand) -> Result<(), CliError> {
     }
     if command.check || command.call.as_deref().is_some_and(|call| call != "build") {
         return Err(CliError::next_version("`--call` and `--check`"));
-    }
-    let attestations = [("`--provenance`", &command.provenance), ("`--sbom`", &command.sbom)];
-    for (flag, value) in attestations {
-        if value.as_deref().is_some_and(|value| !matches!(value, "false" | "0")) {
-            return Err(CliError::next_version(&format!("{flag} other than `false`")));
-        }
-    }
-    if !command.attest.is_empty() {
-        return Err(CliError::next_version("`--attest`"));
     }
     Ok(())
 }
@@ -543,12 +530,9 @@ mod tests {
             ("--load .", "docker load"),
             ("--check .", "--check"),
             ("--call outline .", "--call"),
-            ("--provenance .", "--provenance"),
             ("--sbom=true .", "--sbom"),
-            ("--attest type=sbom .", "--attest"),
+            ("--attest type=sbom,generator=x .", "--attest"),
             ("--ssh default .", "--secret"),
-            ("--cache-from type=gha .", "--cache file:///directory"),
-            ("--cache-to type=gha .", "--cache file:///directory"),
             ("https://example.com/a.git", "clone or download"),
             ("git@example.com:a.git", "clone or download"),
             ("-f https://example.com/Dockerfile .", "download"),
