@@ -15,6 +15,7 @@ use super::layers::Layers;
 use super::options::BuildRequest;
 use super::plan::Draft;
 use super::solve::{Progress, Solver};
+use super::ssh::Agents;
 use crate::digest::Digest;
 use crate::dockerfile;
 use crate::event::{Event, Events, StepId, StepOutcome, Summary};
@@ -237,6 +238,7 @@ impl Engine {
         self.events.emit(Event::Planned { steps: plan.names.clone() });
         let inputs = Inputs::new(&plan, images, request);
         let layers = Layers::new(self)?;
+        let agents = Agents::new(&request.ssh);
         let bundle_name = bundle_name(request);
         let before = self.cache.bundle(&bundle_name).await.unwrap_or_default();
         let solver = Solver {
@@ -246,6 +248,7 @@ impl Engine {
             plan: &plan,
             inputs: &inputs,
             layers: &layers,
+            agents: &agents,
             distrusted,
             before: &before,
             stages: plan.stages.iter().map(|_| OnceCell::new()).collect(),

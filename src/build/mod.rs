@@ -20,10 +20,12 @@ mod plan;
 mod remembered;
 mod run;
 mod solve;
+mod ssh;
 mod why;
 
 pub use engine::{BuildOutcome, Engine, Ownership, StepReport};
 pub use error::{BuildError, StepFailure};
 pub use options::{
     BuildRequest, ContextSource, Destination, DockerfileText, LayerCompression, NamedContext, Output, Secret,
+    SshAgent, SshKey, SshSource,
 };

@@ -22,6 +22,7 @@ use super::keys::{self, Common, Read};
 use super::layers::Layers;
 use super::options::BuildRequest;
 use super::plan::{CopyOp, Input, Op, Plan, PlannedStage, PlannedStep, RunOp, Start};
+use super::ssh::Agents;
 use crate::digest::Digest;
 use crate::dockerfile::{Dockerfile, DockerfileError, Mount};
 use crate::event::{Event, StepId, StepOutcome};
@@ -41,6 +42,7 @@ pub(crate) struct Solver<'s> {
     pub(crate) plan: &'s Plan,
     pub(crate) inputs: &'s Inputs,
     pub(crate) layers: &'s Layers,
+    pub(crate) agents: &'s Agents,
     /// Records that turned out to be incomplete.
     pub(crate) distrusted: &'s HashSet<Key>,
     /// The records of the last build of the same kind.

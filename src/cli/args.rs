@@ -6,6 +6,7 @@ use clap::builder::{BoolishValueParser, FalseyValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::output::{OutputSpec, parse_compression};
+use super::ssh::SshSpec;
 use super::values::{self, BuildArg, BuildContextSpec, SecretSpec};
 use super::{env_vars, examples};
 use crate::build::LayerCompression;
@@ -204,9 +205,13 @@ pub struct BuildArgs {
     #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = values::ulimit, help_heading = "Steps")]
     pub ulimit: Vec<Ulimit>,
 
-    /// Let steps mount a secret: id=NAME,src=FILE or id=NAME,env=VARIABLE
+    /// Let steps mount a secret: id=NAME,src=FILE, id=NAME,env=VARIABLE, or id=NAME,src=- for standard input
     #[arg(long, value_name = "SECRET", help_heading = "Steps")]
     pub secret: Vec<SecretSpec>,
+
+    /// Let steps use an SSH agent, that of SSH_AUTH_SOCK or of a socket, or private keys. The usual ID is `default`
+    #[arg(long, value_name = "ID[=SOCKET|KEY,…]", help_heading = "Steps")]
+    pub ssh: Vec<SshSpec>,
 
     /// Grant what steps ask for
     #[arg(
@@ -223,12 +228,9 @@ pub struct BuildArgs {
     pub cache: CacheArgs,
 
     /// Accepted for Docker's command line; answered with advice.
-    #[arg(long, hide = true, value_name = "SPEC", num_args = 0..=1)]
-    pub ssh: Vec<String>,
-    /// See `ssh`.
     #[arg(long, hide = true, value_name = "SPEC")]
     pub cache_from: Vec<String>,
-    /// See `ssh`.
+    /// See `cache_from`.
     #[arg(long, hide = true, value_name = "SPEC")]
     pub cache_to: Vec<String>,
 }

@@ -20,7 +20,9 @@ mod fingerprint;
 mod output;
 pub mod report;
 mod request;
+mod secrets;
 mod signals;
+mod ssh;
 mod values;
 
 use std::io::Write as _;

@@ -84,6 +84,8 @@ pub enum SecretSource {
     Variable(String),
     /// The variable that has the secret's name, or else the file.
     Either,
+    /// Standard input.
+    Stdin,
 }
 
 impl FromStr for SecretSpec {
@@ -112,6 +114,7 @@ impl FromStr for SecretSpec {
             (Some("env"), Some(name), None) | (None | Some("env"), None, Some(name)) => {
                 SecretSource::Variable(name)
             }
+            (None | Some("file"), Some(path), None) if path == "-" => SecretSource::Stdin,
             (None | Some("file"), Some(path), None) => SecretSource::File(path.into()),
             (None, None, None) => SecretSource::Either,
             (Some("env"), None, None) => SecretSource::Variable(id.clone()),
@@ -263,6 +266,7 @@ mod tests {
             ("type=env,id=a,src=E", "a", SecretSource::Variable("E".into())),
             ("type=env,id=A", "A", SecretSource::Variable("A".into())),
             ("id=a", "a", SecretSource::Either),
+            ("id=a,src=-", "a", SecretSource::Stdin),
         ] {
             assert_eq!(text.parse(), Ok(SecretSpec { id: id.into(), source }), "{text}");
         }

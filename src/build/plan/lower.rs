@@ -561,9 +561,11 @@ impl StageLowering<'_, '_, '_> {
             .filter(|(name, _)| self.state.env.get(name).is_none())
             .collect();
         let text = run_command(&args, &self.state.declared, &self.state.env);
+        let mut env = self.state.env.pairs().to_vec();
+        place_agents(&mut mounts, &mut env);
         let op = RunOp {
             args,
-            env: self.state.env.pairs().to_vec(),
+            env,
             proxy,
             cwd: self.state.cwd.clone(),
             user: self.state.user(),
@@ -734,6 +736,19 @@ impl StageLowering<'_, '_, '_> {
         self.push(instruction, Op::Copy(Box::new(op)));
         self.history(history, true);
         Ok(())
+    }
+}
+
+/// Gives the sockets of agents without a target their places, and the command the variable that leads to the first
+/// (`client/llb/exec.go`).
+fn place_agents(mounts: &mut [RunMount], env: &mut Vec<(String, String)>) {
+    const VARIABLE: &str = "SSH_AUTH_SOCK";
+    let agents = mounts.iter_mut().filter(|mount| matches!(mount.mount, Mount::Ssh { .. }));
+    for (number, mount) in agents.enumerate() {
+        let target = mount.target.get_or_insert_with(|| format!("/run/buildkit/ssh_agent.{number}"));
+        if !env.iter().any(|(name, _)| name == VARIABLE) {
+            env.push((VARIABLE.to_owned(), target.clone()));
+        }
     }
 }
 

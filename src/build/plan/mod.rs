@@ -150,7 +150,7 @@ pub(crate) struct RunOp {
 pub(crate) struct RunMount {
     /// The mount as written, expanded, with defaults.
     pub(crate) mount: Mount,
-    /// Where it is mounted, absolute and clean; for secrets and agents as written, if at all.
+    /// Where it is mounted, absolute and clean; for secrets as written, if at all, and for agents as written or by default.
     pub(crate) target: Option<String>,
     /// What it shows.
     pub(crate) input: Input,
