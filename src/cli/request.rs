@@ -514,7 +514,7 @@ mod tests {
             ("--provenance .", "--provenance"),
             ("--sbom=true .", "--sbom"),
             ("--attest type=sbom .", "--attest"),
-            ("--ssh default .", "--secret"),
+            ("--secret id=a,src=- -f - .", "cannot both be standard input"),
             ("--cache-from type=gha .", "--cache file:///directory"),
             ("--cache-to type=gha .", "--cache file:///directory"),
             ("https://example.com/a.git", "clone or download"),
@@ -537,6 +537,7 @@ mod tests {
             ("--build-context a=absent .", "`a=absent`"),
             ("--secret id=a,src=absent .", "the secret `a`"),
             ("--secret id=a,env=ABSENT .", "ABSENT, which is not set"),
+            ("--ssh default .", "SSH_AUTH_SOCK is not set"),
             ("--build-arg SOURCE_DATE_EPOCH=soon .", "`soon`"),
         ] {
             let (status, text) = project.refused(line);

@@ -15,4 +15,5 @@ mod proof;
 mod random;
 mod registry;
 mod self_check;
+mod ssh;
 mod users;
