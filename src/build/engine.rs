@@ -12,8 +12,8 @@ use super::error::BuildError;
 use super::export::{self, Exported};
 use super::inputs::Inputs;
 use super::layers::Layers;
-use super::options::BuildRequest;
-use super::plan::Draft;
+use super::options::{BuildRequest, DockerfileText};
+use super::plan::{Draft, argument};
 use super::solve::{Progress, Solver};
 use super::ssh::Agents;
 use crate::digest::Digest;
@@ -224,7 +224,9 @@ impl Engine {
         distrusted: &HashSet<Key>,
         started: Instant,
     ) -> Result<BuildOutcome, BuildError> {
-        let dockerfile = dockerfile::parse(&request.dockerfile.name, &request.dockerfile.text)?;
+        let syntax = argument(&request.build_args, "BUILDKIT_SYNTAX").filter(|syntax| !syntax.is_empty());
+        let DockerfileText { name, text, .. } = &request.dockerfile;
+        let dockerfile = dockerfile::parse_with_syntax(name, text, syntax)?;
         for warning in &dockerfile.warnings {
             if !dockerfile.directives.check.skips(warning.rule) {
                 let message =

@@ -79,6 +79,9 @@ pub(crate) fn run(
                 Network::Host => "host",
             },
         );
+    if let Some(hostname) = &op.hostname {
+        preimage.add("hostname", hostname.as_str());
+    }
     if op.security == Security::Insecure {
         preimage.add("security", "insecure");
     }

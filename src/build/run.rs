@@ -262,6 +262,7 @@ impl Solver<'_> {
         spec.cwd.clone_from(&op.cwd);
         spec.user = user;
         spec.network = op.network;
+        spec.hostname.clone_from(&op.hostname);
         spec.extra_hosts.clone_from(&self.request.extra_hosts);
         spec.mounts = mounts.list;
         spec.shm_size = self.request.shm_size;

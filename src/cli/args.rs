@@ -183,7 +183,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "MODE", default_value = "default", value_parser = network, help_heading = "Steps")]
     pub network: Network,
 
-    /// Add a line to the steps' /etc/hosts
+    /// Add a line to the steps' /etc/hosts; the address `host-gateway` is this machine
     #[arg(long, value_name = "HOST:ADDRESS", value_parser = values::extra_host, help_heading = "Steps")]
     pub add_host: Vec<(String, String)>,
 
@@ -213,12 +213,12 @@ pub struct BuildArgs {
     #[arg(long, value_name = "ID[=SOCKET|KEY,…]", help_heading = "Steps")]
     pub ssh: Vec<SshSpec>,
 
-    /// Grant what steps ask for
+    /// Grant what steps ask for: network.host, security.insecure
     #[arg(
         long,
         value_name = "ENTITLEMENT,…",
         value_delimiter = ',',
-        value_parser = ["network.host", "security.insecure"],
+        value_parser = values::entitlement,
         help_heading = "Steps"
     )]
     pub allow: Vec<String>,
@@ -481,7 +481,7 @@ mod tests {
             ("build -t UPPER/x/Y .", ErrorKind::ValueValidation),
             ("build --no-cache=perhaps .", ErrorKind::ValueValidation),
             ("build --network bridge .", ErrorKind::ValueValidation),
-            ("build --allow network.hots .", ErrorKind::InvalidValue),
+            ("build --allow network.hots .", ErrorKind::ValueValidation),
             ("build --progress fancy .", ErrorKind::InvalidValue),
             ("build --shm-size big .", ErrorKind::ValueValidation),
             ("build --platform a/b/c/d .", ErrorKind::ValueValidation),

@@ -18,6 +18,7 @@ pub mod error;
 mod examples;
 mod fingerprint;
 mod output;
+mod proxies;
 pub mod report;
 mod request;
 mod secrets;

@@ -12,7 +12,7 @@ use super::environment::Environment;
 use super::error::CliError;
 use super::output::{OutputSpec, is_stdout, resolve};
 use super::values::{BuildArg, BuildContextSpec, is_remote};
-use super::{secrets, ssh};
+use super::{proxies, secrets, ssh};
 use crate::build::{BuildRequest, ContextSource, DockerfileText, LayerCompression, NamedContext, Output};
 use crate::layer::Timestamp;
 
@@ -50,7 +50,8 @@ pub(super) fn of_args(
         ));
     }
     let (dockerfile, context) = dockerfile_and_context(args, environment, stdin)?;
-    let build_args = build_args(&args.build_arg, environment);
+    let mut build_args = build_args(&args.build_arg, environment);
+    proxies::add(environment.docker_config().as_deref(), &mut build_args);
     let source_date_epoch = source_date_epoch(&build_args)?;
     Ok(BuildRequest {
         dockerfile,
