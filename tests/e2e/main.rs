@@ -16,4 +16,5 @@ mod random;
 mod registry;
 mod self_check;
 mod ssh;
+mod steps;
 mod users;
