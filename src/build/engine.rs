@@ -10,6 +10,7 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use super::error::BuildError;
 use super::export::{self, Exported};
+use super::foreign::Foreign;
 use super::inputs::Inputs;
 use super::layers::Layers;
 use super::options::{BuildRequest, DockerfileText};
@@ -251,6 +252,7 @@ impl Engine {
             inputs: &inputs,
             layers: &layers,
             agents: &agents,
+            foreign: Foreign::default(),
             distrusted,
             before: &before,
             stages: plan.stages.iter().map(|_| OnceCell::new()).collect(),

@@ -10,6 +10,7 @@ mod copy;
 mod engine;
 mod error;
 mod export;
+mod foreign;
 mod inputs;
 mod keys;
 mod layers;

@@ -216,15 +216,13 @@ impl Solver<'_> {
                 "`crossdock doctor` says what this machine allows and what to do about the rest".into(),
             ),
         })?;
-        let host = crate::platform::Platform::host();
-        if host.distance(&stage.platform).is_none() {
+        let verdict = self.foreign.verdict(self.engine, &executor, &stage.platform).await?;
+        if let Some(obstacle) = verdict.obstacle(&stage.platform) {
             return Err(BuildError::Execute {
                 place,
                 instruction: step.instruction.clone(),
-                source: format!("it needs {}, this machine is {host}", stage.platform).into(),
-                hint: Some(
-                    "build on a machine of that platform: emulation is not supported by this version".into(),
-                ),
+                source: obstacle.into(),
+                hint: verdict.advice(),
             });
         }
         let store = |error| BuildError::cache("making a temporary directory", error);

@@ -17,6 +17,7 @@ use super::copy::CopyError;
 use super::copy::step as copy_step;
 use super::engine::Engine;
 use super::error::BuildError;
+use super::foreign::Foreign;
 use super::inputs::{InputTree, Inputs};
 use super::keys::{self, Common, Read};
 use super::layers::Layers;
@@ -43,6 +44,7 @@ pub(crate) struct Solver<'s> {
     pub(crate) inputs: &'s Inputs,
     pub(crate) layers: &'s Layers,
     pub(crate) agents: &'s Agents,
+    pub(crate) foreign: Foreign,
     /// Records that turned out to be incomplete.
     pub(crate) distrusted: &'s HashSet<Key>,
     /// The records of the last build of the same kind.
