@@ -11,6 +11,7 @@ mod dockerfiles;
 mod docs;
 mod exec;
 mod faults;
+mod foreign;
 mod proof;
 mod random;
 mod registry;
