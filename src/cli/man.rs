@@ -64,9 +64,12 @@ mod tests {
         write(&directory.path().join("new")).unwrap();
         let read = |name: &str| fs_err::read_to_string(directory.path().join("new").join(name)).unwrap();
         let build = read("crossdock-build.1");
-        for part in
-            [".SH OPTIONS", "no\\-cache\\-filter", ".SH EXAMPLES\n.nf\n\\&", "\n\\&    crossdock build \\-\\-"]
-        {
+        for part in [
+            ".SH OPTIONS",
+            "no\\-cache\\-filter",
+            ".SH EXAMPLES\n.nf\n\\&",
+            "\n\\&    crossdock build \\-\\-",
+        ] {
             assert!(build.contains(part), "{part} is not in {build}");
         }
         assert!(read("crossdock.1").contains("crossdock\\-build(1)"));

@@ -20,9 +20,12 @@ mod examples;
 mod fingerprint;
 mod man;
 mod output;
+mod proxies;
 pub mod report;
 mod request;
+mod secrets;
 mod signals;
+mod ssh;
 mod values;
 
 use std::io::Write as _;
