@@ -60,7 +60,8 @@ fn layers(c: &mut Criterion) {
     });
     group.bench_function("read frames", |b| {
         b.iter(|| {
-            let mut reader = TocReader::new(&layer.toc, Cursor::new(&blob)).expect("it has frames");
+            let mut reader =
+                TocReader::new(&layer.toc, layer.media_type, Cursor::new(&blob)).expect("it has frames");
             let mut bytes = Vec::new();
             for entry in &layer.toc.entries {
                 bytes.clear();

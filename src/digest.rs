@@ -1,10 +1,15 @@
 //! Digests: names of bytes, as in the OCI image specification ("Digests" in `descriptor.md`).
 
+mod pair;
+mod sha256;
+
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::str::FromStr;
 
 use sha2::Digest as _;
+
+use self::sha256::Sha256;
 
 /// The hash algorithm of a [`Digest`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -160,7 +165,7 @@ pub struct Hasher(HasherState);
 
 #[derive(Clone)]
 enum HasherState {
-    Sha256(sha2::Sha256),
+    Sha256(Sha256),
     Sha512(sha2::Sha512),
 }
 
@@ -180,7 +185,7 @@ impl Hasher {
     /// A hasher that has seen no bytes.
     pub fn new(algorithm: Algorithm) -> Self {
         Self(match algorithm {
-            Algorithm::Sha256 => HasherState::Sha256(sha2::Sha256::new()),
+            Algorithm::Sha256 => HasherState::Sha256(Sha256::default()),
             Algorithm::Sha512 => HasherState::Sha512(sha2::Sha512::new()),
         })
     }
@@ -193,10 +198,21 @@ impl Hasher {
         }
     }
 
+    /// Adds `bytes` to both: what is hashed as part of a whole and for itself costs little more than one of them.
+    pub fn update_both(&mut self, other: &mut Self, bytes: &[u8]) {
+        match (&mut self.0, &mut other.0) {
+            (HasherState::Sha256(one), HasherState::Sha256(two)) => one.update_both(two, bytes),
+            _ => {
+                self.update(bytes);
+                other.update(bytes);
+            }
+        }
+    }
+
     /// The digest of everything added.
     pub fn finish(self) -> Digest {
         match self.0 {
-            HasherState::Sha256(state) => Digest::Sha256(state.finalize().into()),
+            HasherState::Sha256(state) => Digest::Sha256(state.finish()),
             HasherState::Sha512(state) => Digest::Sha512(state.finalize().into()),
         }
     }

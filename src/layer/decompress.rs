@@ -72,7 +72,11 @@ pub fn decompress<'a>(input: impl Read + Send + 'a) -> io::Result<(Encoding, Box
     Ok((encoding, decode(input, encoding)?))
 }
 
-fn decode<'a>(input: impl BufRead + Send + 'a, encoding: Encoding) -> io::Result<Box<dyn Read + Send + 'a>> {
+/// Decompresses `input`, which is encoded so.
+pub(super) fn decode<'a>(
+    input: impl BufRead + Send + 'a,
+    encoding: Encoding,
+) -> io::Result<Box<dyn Read + Send + 'a>> {
     Ok(match encoding {
         Encoding::Plain => Box::new(input),
         Encoding::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),

@@ -2,10 +2,10 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 
-use super::decompress::{Encoding, decompress};
+use super::decompress::{Encoding, decode};
 use super::error::LayerError;
 use super::scan::{Item, LayerVisitor};
-use super::toc::{Entry, EntryKind, Metadata, Toc};
+use super::toc::{Entry, EntryKind, MediaType, Metadata, Toc};
 use crate::digest::{Digest, Hasher};
 
 /// The largest frame that is read, raw or compressed. Ours have at most some 2 MiB; this bounds what a faulty TOC can
@@ -32,6 +32,7 @@ impl<T: Read + Seek> ReadRange for T {
 #[derive(Debug)]
 pub struct TocReader<'a, B> {
     toc: &'a Toc,
+    encoding: Encoding,
     blob: B,
     /// Where each frame begins: in the tar, and in the blob.
     starts: Vec<(u64, u64)>,
@@ -40,9 +41,9 @@ pub struct TocReader<'a, B> {
 }
 
 impl<'a, B: ReadRange> TocReader<'a, B> {
-    /// A reader of `blob`, whose table of contents is `toc`; `None` if that has no frames, as of other people's
-    /// layers: these can only be read from their beginning, with [`super::scan`].
-    pub fn new(toc: &'a Toc, blob: B) -> Option<Self> {
+    /// A reader of `blob`, a layer of this media type whose table of contents is `toc`; `None` if that has no frames,
+    /// as of other people's layers: these can only be read from their beginning, with [`super::scan`].
+    pub fn new(toc: &'a Toc, media_type: MediaType, blob: B) -> Option<Self> {
         if toc.frames.is_empty() {
             return None;
         }
@@ -52,7 +53,7 @@ impl<'a, B: ReadRange> TocReader<'a, B> {
             starts.push(at);
             at = (at.0.checked_add(frame.raw_size)?, at.1.checked_add(frame.size)?);
         }
-        Some(Self { toc, blob, starts, last: None })
+        Some(Self { toc, encoding: Encoding::of(media_type), blob, starts, last: None })
     }
 
     /// The content of the file `entry`, which is one of the TOC's. Its end is an error if the content does not have
@@ -120,22 +121,19 @@ impl<'a, B: ReadRange> TocReader<'a, B> {
                 return Err(io::Error::other(LayerError::Limit { what: "a frame", limit: FRAME_MAX }));
             }
             let bytes = self.blob.read_range(start, frame.size)?;
-            // A tar that is not compressed may contain anything, but does not begin like a compressed one where a
-            // frame of it does: what decides is the digest.
-            let raw = if frame.size == frame.raw_size && frame.id.matches(&bytes) {
-                bytes
-            } else {
-                let mut raw = Vec::with_capacity(frame.raw_size as usize);
-                let (encoding, stream) = decompress(&*bytes)?;
-                if encoding != Encoding::Plain {
-                    stream.take(frame.raw_size + 1).read_to_end(&mut raw)?;
-                }
-                raw
-            };
-            if !frame.id.matches(&raw) {
+            if !frame.id.matches(&bytes) {
                 let what = format!("frame {number} of the layer");
-                let damaged = LayerError::damaged(what, frame.id, Digest::of(&raw));
-                return Err(io::Error::other(damaged));
+                return Err(io::Error::other(LayerError::damaged(what, frame.id, Digest::of(&bytes))));
+            }
+            let mut raw = Vec::with_capacity(frame.raw_size as usize);
+            if self.encoding == Encoding::Plain {
+                raw = bytes;
+            } else {
+                decode(&*bytes, self.encoding)?.take(frame.raw_size + 1).read_to_end(&mut raw)?;
+            }
+            if raw.len() as u64 != frame.raw_size {
+                let problem = format!("frame {number} of the layer does not have the size that its TOC says");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
             }
             self.last = Some((number, raw));
         }

@@ -96,7 +96,7 @@ pub struct Entry {
 /// blob as in the tar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
-    /// Digest of the raw (uncompressed) bytes: the frame's name.
+    /// Digest of the bytes in the blob: the frame's name.
     pub id: Digest,
     /// Length of the raw bytes.
     pub raw_size: u64,

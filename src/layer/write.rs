@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 
-use super::chunk::{CHUNK_MAX, Grouping, LARGE_FILE, chunk_length};
+use super::chunk::{CHUNK_MAX, Grouping, LARGE_FILE, chunk_end};
 use super::error::LayerError;
 use super::header::{BLOCK, Header, OPAQUE_NAME, WHITEOUT_PREFIX, pad};
 use super::pipeline::{Compression, Pipeline, compressor};
@@ -64,6 +64,9 @@ impl FinishedLayer {
 /// Room for a group of small entries as most of them are, so that it is not moved while it grows.
 const GROUP_CAPACITY: usize = 512 << 10;
 
+/// How much of a large file is read at a time.
+const READ_SIZE: u64 = 128 << 10;
+
 /// Writes a layer blob, entry by entry, in the caller's order.
 ///
 /// Times are cut to whole seconds, as Docker's and BuildKit's layers have them. The same entries in the same order
@@ -76,6 +79,9 @@ pub struct LayerWriter<W: Write> {
     grouping: Grouping,
     /// Length of the tar before `group`.
     flushed: u64,
+    /// Hashes the tar: everything before `group`, and this many bytes of it.
+    tar: Hasher,
+    hashed: usize,
     entries: Vec<Entry>,
 }
 
@@ -95,6 +101,8 @@ impl<W: Write> LayerWriter<W> {
             group: Vec::new(),
             grouping: Grouping::default(),
             flushed: 0,
+            tar: Hasher::default(),
+            hashed: 0,
             entries: Vec::new(),
         })
     }
@@ -136,7 +144,11 @@ impl<W: Write> LayerWriter<W> {
             if (found as u64) < size {
                 return Err(changed(path, size, found as u64));
             }
-            Digest::of(&self.group[start..])
+            self.tar.update(&self.group[self.hashed..start]);
+            self.hashed = self.group.len();
+            let mut hasher = Hasher::default();
+            self.tar.update_both(&mut hasher, &self.group[start..]);
+            hasher.finish()
         };
         expect_end(path, size, content)?;
         pad(&mut self.group, size);
@@ -260,7 +272,7 @@ impl<W: Write> LayerWriter<W> {
         out.flush().map_err(LayerError::io("writing the layer"))?;
         let (_, digest, size) = out.finish();
         Ok(FinishedLayer {
-            diff_id: finished.diff_id,
+            diff_id: self.tar.finish(),
             digest,
             size,
             media_type,
@@ -324,9 +336,11 @@ impl<W: Write> LayerWriter<W> {
     }
 
     fn flush(&mut self) -> Result<(), LayerError> {
+        self.tar.update(&self.group[self.hashed..]);
+        self.hashed = 0;
         self.flushed += self.group.len() as u64;
         let group = std::mem::replace(&mut self.group, Vec::with_capacity(GROUP_CAPACITY));
-        self.pipeline.frame(group, None)
+        self.pipeline.frame(group)
     }
 
     /// The content of a large file, in frames of its own.
@@ -334,35 +348,39 @@ impl<W: Write> LayerWriter<W> {
         self.flush()?;
         self.grouping.restart();
         let mut hasher = Hasher::default();
-        let mut buffer: Vec<u8> = Vec::new();
+        let mut chunk = Vec::with_capacity(CHUNK_MAX);
         let mut read = 0;
-        let mut first = true;
+        let mut searched = 0;
         loop {
-            let start = buffer.len();
-            let wanted = (size - read).min((CHUNK_MAX - start) as u64);
-            buffer.resize(start + wanted as usize, 0);
-            let found = fill(content, &mut buffer[start..]);
-            let found = found.map_err(LayerError::io(format!("reading {}", super::display_path(path))))?;
-            read += found as u64;
-            if (found as u64) < wanted {
-                return Err(changed(path, size, read));
-            }
-            if buffer.is_empty() {
+            // Little is read at a time: it is hashed and searched while it is in the processor's cache, and little of
+            // it belongs to the next chunk.
+            let end = loop {
+                if let Some(end) = chunk_end(&chunk, searched) {
+                    break end;
+                }
+                searched = chunk.len();
+                let wanted = (size - read).min(READ_SIZE);
+                if wanted == 0 {
+                    break chunk.len();
+                }
+                let found = (&mut *content).take(wanted).read_to_end(&mut chunk);
+                let found =
+                    found.map_err(LayerError::io(format!("reading {}", super::display_path(path))))?;
+                read += found as u64;
+                if (found as u64) < wanted {
+                    return Err(changed(path, size, read));
+                }
+                self.tar.update_both(&mut hasher, &chunk[searched..]);
+            };
+            if end == 0 {
                 return Ok(hasher.finish());
             }
-            let length = chunk_length(&buffer);
-            let rest = buffer[length..].to_vec();
-            buffer.truncate(length);
-            self.flushed += length as u64;
-            if first && length as u64 == size {
-                // One chunk: the content's digest is the frame's.
-                let digest = Digest::of(&buffer);
-                self.pipeline.frame(buffer, Some(digest))?;
-                return Ok(digest);
-            }
-            hasher.update(&buffer);
-            self.pipeline.frame(std::mem::replace(&mut buffer, rest), None)?;
-            first = false;
+            let mut next = Vec::with_capacity(CHUNK_MAX);
+            next.extend_from_slice(&chunk[end..]);
+            chunk.truncate(end);
+            self.flushed += end as u64;
+            self.pipeline.frame(std::mem::replace(&mut chunk, next))?;
+            searched = 0;
         }
     }
 }

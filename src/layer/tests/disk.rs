@@ -34,7 +34,7 @@ fn unpack(layer: &FinishedLayer, blob: &[u8], into: &Path, root: bool) -> Unpack
     let directory = fs_err::File::open(into).unwrap();
     let whiteouts = if root { Whiteouts::OverlayRoot } else { Whiteouts::OverlayUser };
     let mut unpacker = Unpacker::new(directory.file(), UnpackOptions { whiteouts, chown: root }).unwrap();
-    TocReader::new(&layer.toc, Cursor::new(blob)).unwrap().visit(&mut unpacker).unwrap();
+    TocReader::new(&layer.toc, layer.media_type, Cursor::new(blob)).unwrap().visit(&mut unpacker).unwrap();
     unpacker.finish().unwrap()
 }
 

@@ -280,7 +280,7 @@ fn a_damaged_frame_is_noticed() {
     let (layer, mut blob) = write(&[file("f", noise(3, 300_000))], Compression::default());
     let at = layer.toc.frames[0].size as usize + 100_000;
     blob[at] ^= 1;
-    let mut reader = TocReader::new(&layer.toc, std::io::Cursor::new(&blob)).unwrap();
+    let mut reader = TocReader::new(&layer.toc, layer.media_type, std::io::Cursor::new(&blob)).unwrap();
     let mut content = reader.content(&layer.toc.entries[0]);
     assert!(std::io::copy(&mut content, &mut std::io::sink()).is_err());
 }

@@ -27,6 +27,16 @@ pub(crate) fn architecture() -> &'static str {
 
 /// Writes an OCI layout directory with one image, tagged `latest`, of gzip layers.
 pub(crate) fn write_layout(directory: &Path, layers: &[&[u8]], config: &Value) -> String {
+    write_layout_for(architecture(), directory, layers, config)
+}
+
+/// The same for another architecture, by OCI's name.
+pub(crate) fn write_layout_for(
+    architecture: &str,
+    directory: &Path,
+    layers: &[&[u8]],
+    config: &Value,
+) -> String {
     let blobs = directory.join("blobs/sha256");
     std::fs::create_dir_all(&blobs).unwrap();
     let put = |bytes: &[u8]| {
@@ -46,7 +56,7 @@ pub(crate) fn write_layout(directory: &Path, layers: &[&[u8]], config: &Value) -
         }));
     }
     let image = serde_json::to_vec(&json!({
-        "architecture": architecture(),
+        "architecture": architecture,
         "os": "linux",
         "created": "2020-01-01T00:00:00Z",
         "config": config,
@@ -79,7 +89,7 @@ pub(crate) fn write_layout(directory: &Path, layers: &[&[u8]], config: &Value) -
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "digest": manifest_digest,
             "size": manifest.len(),
-            "platform": {"architecture": architecture(), "os": "linux"},
+            "platform": {"architecture": architecture, "os": "linux"},
             "annotations": {"org.opencontainers.image.ref.name": "latest"},
         }],
     });
