@@ -41,7 +41,8 @@ use support::buildkit::BuildKit;
 use variations::{CHANGES, Variation};
 
 fn main() -> ExitCode {
-    let filter: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let filter: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let mut cases = cases::tables();
     cases.extend(contexts::cases());
     cases.retain(|case| filter.iter().all(|part| case.name.contains(part.as_str())));
@@ -49,8 +50,13 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if !support::is_root() || std::env::var_os("BUILDKIT_BIN").is_none() {
-        println!("NOT compared with BuildKit: needs root, and BUILDKIT_BIN to name a directory with buildkitd");
+        println!(
+            "NOT compared with BuildKit: needs root, and BUILDKIT_BIN to name a directory with buildkitd"
+        );
         return ExitCode::SUCCESS;
+    }
+    if !contexts::are_there() {
+        println!("NOT built: the contexts of ../shared/data/dockerfile, which is not there");
     }
     let all_variations = !filter.is_empty() || std::env::var_os("CROSSDOCK_TEST_LONG").is_some();
     Proof::new(cases, all_variations).run()
@@ -116,15 +122,19 @@ impl Proof {
     /// Takes cases until there are no more. Each worker has a BuildKit of its own, whose cache it empties in between.
     fn work(&self) {
         let context = Context::new();
-        let bases = bases::all(&context);
+        let mut bases = bases::all(&context);
+        if self.cases.iter().any(|case| case.bases.iter().any(|(_, of)| of == "debian")) {
+            bases.push(contexts::debian());
+        }
         let daemon = BuildKit::start(&context).expect("BUILDKIT_BIN is set");
         while let Some(case) = self.cases.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             let trial = Trial { case, context: &context, bases: &bases, daemon: &daemon, proof: self };
-            let found = std::panic::catch_unwind(AssertUnwindSafe(|| trial.differences())).unwrap_or_else(|panic| {
-                let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-                let message = panic.downcast_ref::<String>().cloned().or(text).unwrap_or_default();
-                vec![format!("the comparison itself failed: {message}")]
-            });
+            let found =
+                std::panic::catch_unwind(AssertUnwindSafe(|| trial.differences())).unwrap_or_else(|panic| {
+                    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+                    let message = panic.downcast_ref::<String>().cloned().or(text).unwrap_or_default();
+                    vec![format!("the comparison itself failed: {message}")]
+                });
             let mut unlisted = found;
             unlisted.retain(|difference| !self.deviations.lists(&case.name, difference));
             println!("case {} ... {}", case.name, if unlisted.is_empty() { "ok" } else { "DIFFERENT" });
@@ -190,7 +200,8 @@ impl Trial<'_> {
 
     /// The bases that the Dockerfile names.
     fn bases_of_case(&self) -> Vec<(&str, &Base)> {
-        let base = |name: &str| self.bases.iter().find(|base| base.name == name).expect("a base of that name");
+        let base =
+            |name: &str| self.bases.iter().find(|base| base.name == name).expect("a base of that name");
         if !self.case.bases.is_empty() {
             return self.case.bases.iter().map(|(name, of)| (name.as_str(), base(of))).collect();
         }
@@ -224,7 +235,7 @@ impl Trial<'_> {
             if !theirs.ran_more_than(&ours).is_empty()
                 && let Ok(image) = &ours.outcome
             {
-                found.extend(self.from_scratch(&job, image));
+                found.extend(self.differs_from_scratch(&job, image));
             }
         }
         (ours, found)
@@ -239,7 +250,7 @@ impl Trial<'_> {
     }
 
     /// How an image differs from one that is made without any cache.
-    fn from_scratch(&self, job: &Job<'_>, image: &image::Image) -> Vec<String> {
+    fn differs_from_scratch(&self, job: &Job<'_>, image: &image::Image) -> Vec<String> {
         let scratch = crossdock(self.context, job, "scratch", &["--no-cache"]);
         self.empty("scratch");
         match &scratch.outcome {
@@ -247,7 +258,9 @@ impl Trial<'_> {
             Ok(scratch) => compare::images(image, scratch, &self.proof.start)
                 .into_iter()
                 .filter(|difference| !difference.contains(": mtime "))
-                .map(|difference| format!("the cache gives another image: {}", difference.replace("BuildKit", "scratch")))
+                .map(|difference| {
+                    format!("the cache gives another image: {}", difference.replace("BuildKit", "scratch"))
+                })
                 .collect(),
             Err(message) => vec![format!("only the cache makes it build: {message}")],
         }
