@@ -183,7 +183,7 @@ fn stage_and_number(name: &str) -> Option<(String, u32)> {
     let (step, of) = numbers.split_once('/')?;
     of.parse::<u32>().ok()?;
     // The name of an only stage is left out, except where a mount reminds BuildKit of stages.
-    let stage = if stage.is_empty() { "stage-0" } else { stage };
+    let stage = if stage.is_empty() { "stage-0" } else { stage.trim_end() };
     (!command.starts_with("FROM ")).then_some((stage.to_owned(), step.parse().ok()?))
 }
 

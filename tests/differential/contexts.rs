@@ -2,9 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::bases::{Base, existing};
 use crate::cases::Case;
-use crate::support::base;
 
 /// Those that cannot be built here, and why.
 const LEFT_OUT: &[(&str, &str)] = &[
@@ -12,8 +10,24 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("header-builtin/Dockerfile", "is about images of two architectures in a registry, by their digests"),
 ];
 
-/// Those that fail, as they want more than the command line here gives them, and what they say.
-const FAILING: &[(&str, &str)] = &[];
+/// Those that fail, being made to or wanting more than they are given here, and what is said then.
+const FAILING: &[(&str, &str)] = &[
+    ("Dockerfile.env", "Dockerfile.env:12: unexpected end of statement"),
+    ("copychown/Dockerfile", "Dockerfile:11: `RUN ls"),
+    ("dockerignore/allowlist/alternating-nothing/Dockerfile", "excluded by .dockerignore:7"),
+    ("dockerignore/allowlist/alternating-other/Dockerfile", "excluded by .dockerignore:7"),
+    ("dockerignore/allowlist/subdir-nofile/Dockerfile", "excluded by .dockerignore:1"),
+    ("dockerignore/integration3/Dockerfile", "excluded by .dockerignore:10"),
+    ("mount/Dockerfile", "Dockerfile:2: `RUN stat"),
+    ("mount-targets/Dockerfile", "Dockerfile:4: COPY source \"true\" not found"),
+    ("mount-targets/Dockerfile.mount", "Dockerfile.mount:4: COPY source \"true\" not found"),
+    ("replace/symlink-with-directory/Dockerfile", "Dockerfile:3: COPY failed"),
+    ("replace/symlink-with-directory/Dockerfile.2", "Dockerfile.2:3: COPY failed"),
+    ("replace/symlink-with-directory/Dockerfile.3", "Dockerfile.3:3: COPY failed"),
+    ("replace/symlink-with-directory/Dockerfile.4", "Dockerfile.4:3: COPY failed"),
+    ("transientmount/Dockerfile", "Dockerfile:2: `RUN ls"),
+    ("transientmount/Dockerfile.env", "Dockerfile.env:12: unexpected end of statement"),
+];
 
 /// What stands for the images that they name.
 const BASES: &[(&str, &str)] = &[
@@ -22,8 +36,11 @@ const BASES: &[(&str, &str)] = &[
     ("quay.io/libpod/centos:7", "distribution"),
 ];
 
-/// Those whose commands are for bash: the image that has it takes longest.
-const FOR_BASH: &[&str] = &["Dockerfile.shell", "Dockerfile.quoted-arg"];
+/// What else the command line says.
+const OPTIONS: &[(&str, &str)] = &[
+    ("builtins/Dockerfile", "--build-arg ALPINE=mirror.gcr.io/alpine"),
+    ("copyglob/Dockerfile", "--build-arg SOURCE=*.txt"),
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/dockerfile/contexts")
@@ -32,11 +49,6 @@ fn root() -> PathBuf {
 /// Whether they are there.
 pub(crate) fn are_there() -> bool {
     root().is_dir()
-}
-
-/// Debian, for the cases that name it: nothing else makes it.
-pub(crate) fn debian() -> Base {
-    existing("debian", base::debian())
 }
 
 /// A case for each Dockerfile that needs no internet. Its folder is its context.
@@ -57,14 +69,15 @@ pub(crate) fn cases() -> Vec<Case> {
         // A frontend from a mirror of the registry is another one than the one that is built in.
         let dockerfile = std::fs::read_to_string(entry.path()).unwrap();
         let dockerfile = dockerfile.replace("# syntax=mirror.gcr.io/", "# syntax=");
-        let base = |of: &'static str| if FOR_BASH.contains(&path) { "debian" } else { of };
         let named = BASES.iter().filter(|(name, _)| dockerfile.contains(name));
+        let options =
+            OPTIONS.iter().filter(|(name, _)| *name == path).map(|(_, option)| (*option).to_owned());
         cases.push(Case {
             name: format!("contexts/{path}"),
             rule: String::from("A build context of somebody else."),
-            options: vec![format!("--file {file_name}")],
+            options: std::iter::once(format!("--file {file_name}")).chain(options).collect(),
             fails: FAILING.iter().find(|(name, _)| *name == path).map(|(_, says)| (*says).to_owned()),
-            bases: named.map(|(name, of)| ((*name).to_owned(), base(of).to_owned())).collect(),
+            bases: named.map(|(name, of)| ((*name).to_owned(), (*of).to_owned())).collect(),
             dockerfile,
             directory: Some(entry.path().parent().unwrap().to_owned()),
             ..Case::default()

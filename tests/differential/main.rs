@@ -122,10 +122,7 @@ impl Proof {
     /// Takes cases until there are no more. Each worker has a BuildKit of its own, whose cache it empties in between.
     fn work(&self) {
         let context = Context::new();
-        let mut bases = bases::all(&context);
-        if self.cases.iter().any(|case| case.bases.iter().any(|(_, of)| of == "debian")) {
-            bases.push(contexts::debian());
-        }
+        let bases = bases::all(&context);
         let daemon = BuildKit::start(&context).expect("BUILDKIT_BIN is set");
         while let Some(case) = self.cases.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             let trial = Trial { case, context: &context, bases: &bases, daemon: &daemon, proof: self };
