@@ -11,7 +11,7 @@ use crate::exec::{CancelToken, ExecError, ResolvedUser};
 ///
 /// Serialisable only so that it can reach the helper process of the same build of the program: the encoding
 /// is no format and has no stability.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct ExecStep {
     /// Unpacked layer directories, topmost first. Empty for a step that starts from nothing.
     pub lowers: Vec<PathBuf>,
@@ -80,6 +80,19 @@ impl ExecStep {
             shm_size: Self::DEFAULT_SHM_SIZE,
             umask: Self::DEFAULT_UMASK,
         }
+    }
+}
+
+/// Shows the names of variables and not their values: a secret must not reach a log by way of `{:?}`.
+impl std::fmt::Debug for ExecStep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ExecStep")
+            .field("args", &self.args)
+            .field("env", &self.env.iter().map(|(name, _)| name).collect::<Vec<_>>())
+            .field("cwd", &self.cwd)
+            .field("user", &self.user)
+            .field("mounts", &self.mounts)
+            .finish_non_exhaustive()
     }
 }
 
