@@ -179,6 +179,13 @@ pub enum StepMount {
         /// Group.
         gid: u32,
     },
+    /// A socket of the host, such as an SSH agent's. The step may change who may use it.
+    Socket {
+        /// The socket.
+        source: PathBuf,
+        /// Where.
+        target: String,
+    },
     /// A file that belongs to the step's definition, such as the body of a heredoc.
     File {
         /// Where.
@@ -199,6 +206,7 @@ impl StepMount {
             | Self::Cache { target, .. }
             | Self::Tmpfs { target, .. }
             | Self::Secret { target, .. }
+            | Self::Socket { target, .. }
             | Self::File { target, .. } => target,
         }
     }
@@ -213,6 +221,7 @@ impl std::fmt::Debug for StepMount {
             Self::Cache { .. } => "Cache",
             Self::Tmpfs { .. } => "Tmpfs",
             Self::Secret { .. } => "Secret",
+            Self::Socket { .. } => "Socket",
             Self::File { .. } => "File",
         };
         f.debug_struct(kind).field("target", &self.target()).finish_non_exhaustive()

@@ -207,7 +207,7 @@ fn secrets_are_nowhere_but_in_their_step() {
     assert!(other.stderr().contains(" 0 run"), "{other}");
     if is_root() && Path::new("/usr/sbin/runc").exists() {
         let output = build(&dockerfile).args(["--no-cache", "--runtime=runc"]).success();
-        search.output(&output.says("***").says("visible-marker"));
+        search.output(output.says("***").says("visible-marker"));
     }
 
     // A build that is killed in the middle of such a step leaves nothing of them either.

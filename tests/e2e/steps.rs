@@ -154,7 +154,7 @@ fn hosts_names_limits_and_sizes() {
 #[test]
 fn proxies_reach_commands_and_nothing_else() {
     let lab = Lab::new();
-    let dockerfile = "FROM busybox\nRUN env | grep -i proxy= | sort > /proxies; true\n";
+    let dockerfile = "FROM busybox\nENV http_proxy=ours\nRUN env | grep -i proxy= | sort > /proxies; true\n";
     let proxies = [
         "--build-arg",
         "http_proxy=http://one",
