@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::{BoolishValueParser, FalseyValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::docker::DockerFlags;
 use super::output::{OutputSpec, parse_compression};
 use super::ssh::SshSpec;
 use super::values::{self, BuildArg, BuildContextSpec, SecretSpec};
@@ -56,6 +57,13 @@ pub enum Command {
         /// The shell.
         #[arg(value_enum)]
         shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory
+    #[command(after_help = examples::MAN)]
+    Man {
+        /// The directory; made if it is missing.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
     },
     /// Print the version
     #[command(after_help = examples::VERSION)]
@@ -227,12 +235,9 @@ pub struct BuildArgs {
     #[expect(missing_docs, reason = "a doc comment would become the help of the flag group")]
     pub cache: CacheArgs,
 
-    /// Accepted for Docker's command line; answered with advice.
-    #[arg(long, hide = true, value_name = "SPEC")]
-    pub cache_from: Vec<String>,
-    /// See `cache_from`.
-    #[arg(long, hide = true, value_name = "SPEC")]
-    pub cache_to: Vec<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a doc comment would become the help of the flag group")]
+    pub docker: DockerFlags,
 }
 
 /// `crossdock build`.
@@ -312,17 +317,6 @@ pub struct BuildCommand {
     #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true", default_value = "false", value_parser = BoolishValueParser::new())]
     pub load: bool,
-    /// See `load`.
-    #[arg(long, hide = true, value_name = "SPEC", num_args = 0..=1, default_missing_value = "true")]
-    #[arg(require_equals = true)]
-    pub provenance: Option<String>,
-    /// See `load`.
-    #[arg(long, hide = true, value_name = "SPEC", num_args = 0..=1, default_missing_value = "true")]
-    #[arg(require_equals = true)]
-    pub sbom: Option<String>,
-    /// See `load`.
-    #[arg(long, hide = true, value_name = "SPEC")]
-    pub attest: Vec<String>,
     /// See `load`.
     #[arg(long, hide = true, value_name = "METHOD")]
     pub call: Option<String>,

@@ -25,6 +25,7 @@ pub(super) fn of_build(
     environment: &Environment,
     stdin: &mut dyn Read,
 ) -> Result<BuildRequest, CliError> {
+    command.build.docker.refuse()?;
     refuse_unsupported(command)?;
     let mut request = of_args(&command.build, environment, stdin)?;
     request.tags.clone_from(&command.tag);
@@ -44,11 +45,6 @@ pub(super) fn of_args(
 ) -> Result<BuildRequest, CliError> {
     let stdin_is_taken = args.context == "-" || args.file.as_deref() == Some("-");
     secrets::check_stdin(&args.secret, stdin_is_taken, environment)?;
-    if !args.cache_from.is_empty() || !args.cache_to.is_empty() {
-        return Err(CliError::usage("`--cache-from` and `--cache-to` are not needed").hint(
-            "use `--cache file:///directory` (or CROSSDOCK_CACHE): every step is read from it and written to it",
-        ));
-    }
     let (dockerfile, context) = dockerfile_and_context(args, environment, stdin)?;
     let mut build_args = build_args(&args.build_arg, environment);
     proxies::add(environment.docker_config().as_deref(), &mut build_args);
@@ -89,15 +85,6 @@ fn refuse_unsupported(command: &BuildCommand) -> Result<(), CliError> {
     }
     if command.check || command.call.as_deref().is_some_and(|call| call != "build") {
         return Err(CliError::next_version("`--call` and `--check`"));
-    }
-    let attestations = [("`--provenance`", &command.provenance), ("`--sbom`", &command.sbom)];
-    for (flag, value) in attestations {
-        if value.as_deref().is_some_and(|value| !matches!(value, "false" | "0")) {
-            return Err(CliError::next_version(&format!("{flag} other than `false`")));
-        }
-    }
-    if !command.attest.is_empty() {
-        return Err(CliError::next_version("`--attest`"));
     }
     Ok(())
 }
@@ -512,12 +499,9 @@ mod tests {
             ("--load .", "docker load"),
             ("--check .", "--check"),
             ("--call outline .", "--call"),
-            ("--provenance .", "--provenance"),
             ("--sbom=true .", "--sbom"),
-            ("--attest type=sbom .", "--attest"),
+            ("--attest type=sbom,generator=x .", "--attest"),
             ("--secret id=a,src=- -f - .", "cannot both be standard input"),
-            ("--cache-from type=gha .", "--cache file:///directory"),
-            ("--cache-to type=gha .", "--cache file:///directory"),
             ("https://example.com/a.git", "clone or download"),
             ("git@example.com:a.git", "clone or download"),
             ("-f https://example.com/Dockerfile .", "download"),
