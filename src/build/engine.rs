@@ -235,13 +235,13 @@ impl Engine {
                 self.events.emit(Event::Warning { message });
             }
         }
+        let agents = Agents::new(&request.ssh);
         let mut draft = Draft::new(&dockerfile, request)?;
         let images = Inputs::resolve(self, request, &dockerfile, &mut draft).await?;
         let plan = draft.lower()?;
         self.events.emit(Event::Planned { steps: plan.names.clone() });
         let inputs = Inputs::new(&plan, images, request);
         let layers = Layers::new(self)?;
-        let agents = Agents::new(&request.ssh);
         let bundle_name = bundle_name(request);
         let before = self.cache.bundle(&bundle_name).await.unwrap_or_default();
         let solver = Solver {
