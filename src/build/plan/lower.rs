@@ -372,14 +372,17 @@ impl StageLowering<'_, '_, '_> {
             Instruction::Copy(copy) => self.copy(instruction, copy)?,
             Instruction::Add(add) => self.add(instruction, add)?,
             Instruction::Workdir(path) => {
-                let path = absolute(&self.state.cwd, &self.expand(lines, path)?);
+                let written = self.expand(lines, path)?;
+                let path = absolute(&self.state.cwd, &written);
+                // An absolute path stays in the configuration as it is written.
+                let shown = if written.starts_with('/') { written } else { path.clone() };
                 let has_layer = path != "/";
                 if has_layer {
                     let op = WorkdirOp { path: path.clone(), user: self.state.user() };
                     self.push(instruction, Op::Workdir(op));
                 }
-                self.state.image.config.working_dir.clone_from(&path);
-                self.history(format!("WORKDIR {path}"), has_layer);
+                self.history(format!("WORKDIR {shown}"), has_layer);
+                self.state.image.config.working_dir = shown;
                 self.state.cwd = path;
             }
             Instruction::User(user) => {
