@@ -6,7 +6,7 @@
 
 mod chain;
 mod contexts;
-mod copy;
+pub(crate) mod copy;
 mod engine;
 mod error;
 mod export;
@@ -16,7 +16,7 @@ mod layers;
 mod mask;
 mod materialise;
 mod options;
-mod plan;
+pub(crate) mod plan;
 mod remembered;
 mod run;
 mod solve;

@@ -19,7 +19,7 @@ mod examples;
 mod fingerprint;
 mod output;
 pub mod report;
-mod request;
+pub(crate) mod request;
 mod signals;
 mod values;
 

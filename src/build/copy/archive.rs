@@ -223,7 +223,9 @@ fn parse_time(text: &[u8]) -> Option<Timestamp> {
     let nanos: u32 = digits.parse().ok()?;
     let seconds: i64 = seconds.parse().ok()?;
     Some(match (text.starts_with('-'), nanos) {
-        (true, nanos) if nanos > 0 => Timestamp { seconds: seconds - 1, nanos: 1_000_000_000 - nanos },
+        (true, nanos) if nanos > 0 => {
+            Timestamp { seconds: seconds.checked_sub(1)?, nanos: 1_000_000_000 - nanos }
+        }
         _ => Timestamp { seconds, nanos },
     })
 }
