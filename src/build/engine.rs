@@ -10,11 +10,13 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use super::error::BuildError;
 use super::export::{self, Exported};
+use super::foreign::Foreign;
 use super::inputs::Inputs;
 use super::layers::Layers;
-use super::options::BuildRequest;
-use super::plan::Draft;
+use super::options::{BuildRequest, DockerfileText};
+use super::plan::{Draft, argument};
 use super::solve::{Progress, Solver};
+use super::ssh::Agents;
 use crate::digest::Digest;
 use crate::dockerfile;
 use crate::event::{Event, Events, StepId, StepOutcome, Summary};
@@ -223,7 +225,9 @@ impl Engine {
         distrusted: &HashSet<Key>,
         started: Instant,
     ) -> Result<BuildOutcome, BuildError> {
-        let dockerfile = dockerfile::parse(&request.dockerfile.name, &request.dockerfile.text)?;
+        let syntax = argument(&request.build_args, "BUILDKIT_SYNTAX").filter(|syntax| !syntax.is_empty());
+        let DockerfileText { name, text, .. } = &request.dockerfile;
+        let dockerfile = dockerfile::parse_with_syntax(name, text, syntax)?;
         for warning in &dockerfile.warnings {
             if !dockerfile.directives.check.skips(warning.rule) {
                 let message =
@@ -231,6 +235,7 @@ impl Engine {
                 self.events.emit(Event::Warning { message });
             }
         }
+        let agents = Agents::new(&request.ssh);
         let mut draft = Draft::new(&dockerfile, request)?;
         let images = Inputs::resolve(self, request, &dockerfile, &mut draft).await?;
         let plan = draft.lower()?;
@@ -246,6 +251,8 @@ impl Engine {
             plan: &plan,
             inputs: &inputs,
             layers: &layers,
+            agents: &agents,
+            foreign: Foreign::default(),
             distrusted,
             before: &before,
             stages: plan.stages.iter().map(|_| OnceCell::new()).collect(),

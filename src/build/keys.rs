@@ -79,6 +79,9 @@ pub(crate) fn run(
                 Network::Host => "host",
             },
         );
+    if let Some(hostname) = &op.hostname {
+        preimage.add("hostname", hostname.as_str());
+    }
     if op.security == Security::Insecure {
         preimage.add("security", "insecure");
     }
@@ -153,9 +156,13 @@ fn mount_value(mount: &RunMount, read: Option<Read>) -> Value {
                 add(name, u64::from(*value).into());
             }
         }
-        Mount::Ssh { id, .. } => {
+        Mount::Ssh { id, required, mode, uid, gid, .. } => {
             add("type", "ssh".into());
             add("id", id.as_str().into());
+            add("required", (*required).into());
+            for (name, value) in [("mode", mode), ("uid", uid), ("gid", gid)] {
+                add(name, u64::from(*value).into());
+            }
         }
     }
     if let Some(read) = read {

@@ -10,6 +10,7 @@ pub(crate) mod copy;
 mod engine;
 mod error;
 mod export;
+mod foreign;
 mod inputs;
 mod keys;
 mod layers;
@@ -20,10 +21,12 @@ pub(crate) mod plan;
 mod remembered;
 mod run;
 mod solve;
+mod ssh;
 mod why;
 
 pub use engine::{BuildOutcome, Engine, Ownership, StepReport};
 pub use error::{BuildError, StepFailure};
 pub use options::{
     BuildRequest, ContextSource, Destination, DockerfileText, LayerCompression, NamedContext, Output, Secret,
+    SshAgent, SshKey, SshSource,
 };

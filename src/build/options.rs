@@ -45,6 +45,8 @@ pub struct BuildRequest {
     pub ulimits: Vec<crate::exec::Ulimit>,
     /// `--secret`.
     pub secrets: Vec<Secret>,
+    /// `--ssh`: agents that steps and git may use; no id twice.
+    pub ssh: Vec<SshAgent>,
     /// Entitlements granted by `--allow`: `network.host`, `security.insecure`.
     pub allow: Vec<String>,
     /// Where the result goes. Nothing at all: it stays in the cache.
@@ -104,6 +106,44 @@ pub struct Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Secret").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// An SSH agent that steps and git may use (`--ssh`).
+#[derive(Debug, Clone)]
+pub struct SshAgent {
+    /// The name that mounts refer to.
+    pub id: String,
+    /// What answers.
+    pub source: SshSource,
+}
+
+/// See [`SshAgent`].
+#[derive(Debug, Clone)]
+pub enum SshSource {
+    /// The socket of an agent that is running.
+    Socket {
+        /// Its path.
+        path: PathBuf,
+        /// Everything is passed on, also what changes the agent (`raw=true`), whatever the protocol.
+        raw: bool,
+    },
+    /// Private keys, for an agent that runs as long as the build.
+    Keys(Vec<SshKey>),
+}
+
+/// A private key without a passphrase. Its text is never printed.
+#[derive(Clone)]
+pub struct SshKey {
+    /// Its name for messages: the path as the user gave it.
+    pub name: String,
+    /// The key as OpenSSH or PEM has it.
+    pub text: Vec<u8>,
+}
+
+impl fmt::Debug for SshKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SshKey").field("name", &self.name).finish_non_exhaustive()
     }
 }
 

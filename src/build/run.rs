@@ -15,6 +15,7 @@ use super::layers::{InputFiles, write_layer, write_staged};
 use super::mask::Masker;
 use super::plan::{CopyOp, Op, PlannedStage, PlannedStep, RunMount, RunOp, WorkdirOp};
 use super::solve::{Made, Solver};
+use super::ssh::{Access, Forwarding, SshError};
 use crate::dockerfile::{Mount, Sharing};
 use crate::event::{Event, Events, StepId, Stream};
 use crate::exec::{
@@ -215,15 +216,13 @@ impl Solver<'_> {
                 "`crossdock doctor` says what this machine allows and what to do about the rest".into(),
             ),
         })?;
-        let host = crate::platform::Platform::host();
-        if host.distance(&stage.platform).is_none() {
+        let verdict = self.foreign.verdict(self.engine, &executor, &stage.platform).await?;
+        if let Some(obstacle) = verdict.obstacle(&stage.platform) {
             return Err(BuildError::Execute {
                 place,
                 instruction: step.instruction.clone(),
-                source: format!("it needs {}, this machine is {host}", stage.platform).into(),
-                hint: Some(
-                    "build on a machine of that platform: emulation is not supported by this version".into(),
-                ),
+                source: obstacle.into(),
+                hint: verdict.advice(),
             });
         }
         let store = |error| BuildError::cache("making a temporary directory", error);
@@ -240,7 +239,12 @@ impl Solver<'_> {
         self.be_root(&tree, upper)?;
         let user = self.user(step, base, &op.user).await?;
         let mut env = op.env.clone();
-        env.extend(op.proxy.iter().cloned());
+        for (name, value) in &op.proxy {
+            match env.iter_mut().find(|(known, _)| known == name) {
+                Some((_, known)) => known.clone_from(value),
+                None => env.push((name.clone(), value.clone())),
+            }
+        }
         let mut mounts = Mounts::default();
         if let Some((name, body)) = &op.script {
             let target = format!("{}/{name}", crate::dockerfile::Program::SCRIPT_DIRECTORY);
@@ -261,6 +265,7 @@ impl Solver<'_> {
         spec.cwd.clone_from(&op.cwd);
         spec.user = user;
         spec.network = op.network;
+        spec.hostname.clone_from(&op.hostname);
         spec.extra_hosts.clone_from(&self.request.extra_hosts);
         spec.mounts = mounts.list;
         spec.shm_size = self.request.shm_size;
@@ -302,7 +307,7 @@ impl Solver<'_> {
             }
             return Err(failure(place, step, outcome.exit, log.tail()).into());
         }
-        drop(mounts.locks);
+        drop((mounts.locks, mounts.agents));
         let made = self.keep(base, &tree, upper.clone(), outcome, log).await;
         drop(directory);
         made
@@ -413,19 +418,39 @@ impl Solver<'_> {
                     mounts.list.push(StepMount::Secret { target, data, mode, uid, gid });
                 }
             }
-            Mount::Ssh { required, .. } => {
-                if *required {
-                    return Err(self
-                        .step_error(step, "`--mount=type=ssh` is not supported by this version".to_owned()));
+            Mount::Ssh { id, required, mode, uid, gid, .. } => {
+                let owner = (!self.engine.ownership.single_id).then_some((*uid, *gid));
+                fs_err::create_dir(scratch).map_err(|error| BuildError::cache("preparing a mount", error))?;
+                let access = Access { mode: *mode, owner };
+                let forwarding = self.agents.forward(id, scratch, access).await;
+                match forwarding.map_err(|error| self.ssh_error(step, error))? {
+                    Some(forwarding) => {
+                        let source = forwarding.path();
+                        mounts.list.push(StepMount::Socket { source, target });
+                        mounts.agents.push(forwarding);
+                    }
+                    None if *required => {
+                        let error = crate::dockerfile::DockerfileError::at(
+                            &self.dockerfile.source,
+                            step.lines,
+                            format!("no SSH key `{id}` is forwarded, and the step requires it"),
+                        );
+                        return Err(error.with_hint(format!("forward an agent with `--ssh {id}`")).into());
+                    }
+                    None => {}
                 }
-                let message = format!(
-                    "{}:{}: `--mount=type=ssh` is not supported by this version; the mount is left out",
-                    self.dockerfile.name, step.lines
-                );
-                self.emit(Event::Warning { message });
             }
         }
         Ok(())
+    }
+
+    fn ssh_error(&self, step: &PlannedStep, error: SshError) -> BuildError {
+        BuildError::Execute {
+            place: format!("{}:{}", self.dockerfile.name, step.lines),
+            instruction: step.instruction.clone(),
+            hint: error.hint(),
+            source: Box::new(error),
+        }
     }
 
     /// What shows `source` of an input at `target`.
@@ -478,7 +503,12 @@ impl Solver<'_> {
         };
         let namespace =
             super::plan::argument(&self.request.build_args, "BUILDKIT_CACHE_MOUNT_NS").unwrap_or("");
-        let name = crate::digest::Digest::of(format!("{namespace}/{id}")).hex();
+        // A cache that begins with an image's files is another one when those are others.
+        let origin = match input {
+            InputTree::Chain(chain) => format!("/{}", chain.digest),
+            InputTree::Empty | InputTree::Directory(_) => String::new(),
+        };
+        let name = crate::digest::Digest::of(format!("{namespace}/{id}{origin}")).hex();
         let failed = |error| BuildError::cache("opening a cache mount", error);
         let local = self.engine.cache.local();
         let root = local.state_dir("cache-mounts").map_err(failed)?;
@@ -551,11 +581,12 @@ impl Solver<'_> {
     }
 }
 
-/// The mounts of a command, and the locks that go with them.
+/// The mounts of a command, and the locks and agents that go with them.
 #[derive(Default)]
 struct Mounts {
     list: Vec<StepMount>,
     locks: Vec<Lock>,
+    agents: Vec<Forwarding>,
 }
 
 /// The number that the next layer on top of `base` has in its tree.

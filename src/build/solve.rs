@@ -17,11 +17,13 @@ use super::copy::CopyError;
 use super::copy::step as copy_step;
 use super::engine::Engine;
 use super::error::BuildError;
+use super::foreign::Foreign;
 use super::inputs::{InputTree, Inputs};
 use super::keys::{self, Common, Read};
 use super::layers::Layers;
 use super::options::BuildRequest;
 use super::plan::{CopyOp, Input, Op, Plan, PlannedStage, PlannedStep, RunOp, Start};
+use super::ssh::Agents;
 use crate::digest::Digest;
 use crate::dockerfile::{Dockerfile, DockerfileError, Mount};
 use crate::event::{Event, StepId, StepOutcome};
@@ -41,6 +43,8 @@ pub(crate) struct Solver<'s> {
     pub(crate) plan: &'s Plan,
     pub(crate) inputs: &'s Inputs,
     pub(crate) layers: &'s Layers,
+    pub(crate) agents: &'s Agents,
+    pub(crate) foreign: Foreign,
     /// Records that turned out to be incomplete.
     pub(crate) distrusted: &'s HashSet<Key>,
     /// The records of the last build of the same kind.

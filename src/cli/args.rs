@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::builder::{BoolishValueParser, FalseyValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::docker::DockerFlags;
 use super::output::{OutputSpec, parse_compression};
+use super::ssh::SshSpec;
 use super::values::{self, BuildArg, BuildContextSpec, SecretSpec};
 use super::{env_vars, examples};
 use crate::build::LayerCompression;
@@ -55,6 +57,13 @@ pub enum Command {
         /// The shell.
         #[arg(value_enum)]
         shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory
+    #[command(after_help = examples::MAN)]
+    Man {
+        /// The directory; made if it is missing.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
     },
     /// Print the version
     #[command(after_help = examples::VERSION)]
@@ -182,7 +191,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "MODE", default_value = "default", value_parser = network, help_heading = "Steps")]
     pub network: Network,
 
-    /// Add a line to the steps' /etc/hosts
+    /// Add a line to the steps' /etc/hosts; the address `host-gateway` is this machine
     #[arg(long, value_name = "HOST:ADDRESS", value_parser = values::extra_host, help_heading = "Steps")]
     pub add_host: Vec<(String, String)>,
 
@@ -204,16 +213,20 @@ pub struct BuildArgs {
     #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = values::ulimit, help_heading = "Steps")]
     pub ulimit: Vec<Ulimit>,
 
-    /// Let steps mount a secret: id=NAME,src=FILE or id=NAME,env=VARIABLE
+    /// Let steps mount a secret: id=NAME,src=FILE, id=NAME,env=VARIABLE, or id=NAME,src=- for standard input
     #[arg(long, value_name = "SECRET", help_heading = "Steps")]
     pub secret: Vec<SecretSpec>,
 
-    /// Grant what steps ask for
+    /// Let steps use an SSH agent, that of SSH_AUTH_SOCK or of a socket, or private keys. The usual ID is `default`
+    #[arg(long, value_name = "ID[=SOCKET|KEY,…]", help_heading = "Steps")]
+    pub ssh: Vec<SshSpec>,
+
+    /// Grant what steps ask for: network.host, security.insecure
     #[arg(
         long,
         value_name = "ENTITLEMENT,…",
         value_delimiter = ',',
-        value_parser = ["network.host", "security.insecure"],
+        value_parser = values::entitlement,
         help_heading = "Steps"
     )]
     pub allow: Vec<String>,
@@ -222,15 +235,9 @@ pub struct BuildArgs {
     #[expect(missing_docs, reason = "a doc comment would become the help of the flag group")]
     pub cache: CacheArgs,
 
-    /// Accepted for Docker's command line; answered with advice.
-    #[arg(long, hide = true, value_name = "SPEC", num_args = 0..=1)]
-    pub ssh: Vec<String>,
-    /// See `ssh`.
-    #[arg(long, hide = true, value_name = "SPEC")]
-    pub cache_from: Vec<String>,
-    /// See `ssh`.
-    #[arg(long, hide = true, value_name = "SPEC")]
-    pub cache_to: Vec<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a doc comment would become the help of the flag group")]
+    pub docker: DockerFlags,
 }
 
 /// `crossdock build`.
@@ -310,17 +317,6 @@ pub struct BuildCommand {
     #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true", default_value = "false", value_parser = BoolishValueParser::new())]
     pub load: bool,
-    /// See `load`.
-    #[arg(long, hide = true, value_name = "SPEC", num_args = 0..=1, default_missing_value = "true")]
-    #[arg(require_equals = true)]
-    pub provenance: Option<String>,
-    /// See `load`.
-    #[arg(long, hide = true, value_name = "SPEC", num_args = 0..=1, default_missing_value = "true")]
-    #[arg(require_equals = true)]
-    pub sbom: Option<String>,
-    /// See `load`.
-    #[arg(long, hide = true, value_name = "SPEC")]
-    pub attest: Vec<String>,
     /// See `load`.
     #[arg(long, hide = true, value_name = "METHOD")]
     pub call: Option<String>,
@@ -479,7 +475,7 @@ mod tests {
             ("build -t UPPER/x/Y .", ErrorKind::ValueValidation),
             ("build --no-cache=perhaps .", ErrorKind::ValueValidation),
             ("build --network bridge .", ErrorKind::ValueValidation),
-            ("build --allow network.hots .", ErrorKind::InvalidValue),
+            ("build --allow network.hots .", ErrorKind::ValueValidation),
             ("build --progress fancy .", ErrorKind::InvalidValue),
             ("build --shm-size big .", ErrorKind::ValueValidation),
             ("build --platform a/b/c/d .", ErrorKind::ValueValidation),

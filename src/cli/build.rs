@@ -35,7 +35,7 @@ fn prepared(
 ) -> Result<ExitStatus, CliError> {
     let request = request::of_build(command, environment, &mut std::io::stdin().lock())?;
     let settings = Settings::resolve(&command.build.cache, environment)?;
-    for message in request::warnings(&request) {
+    for message in command.build.docker.warnings().into_iter().chain(request::warnings(&request)) {
         reporter.emit(Event::Warning { message });
     }
     let machine = Machine::with_runtime(command.build.runtime.as_deref(), environment)?;

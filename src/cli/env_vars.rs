@@ -31,6 +31,8 @@ pub const XDG_CACHE_HOME: &str = "XDG_CACHE_HOME";
 pub const HOME: &str = "HOME";
 /// Where the registries' credentials are.
 pub const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
+/// The socket of an SSH agent.
+pub const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
 /// No colours.
 pub const NO_COLOR: &str = "NO_COLOR";
 /// Colours even where the output is no terminal.
@@ -71,8 +73,9 @@ pub const ALL: &[EnvVar] = &[
     },
     EnvVar {
         name: DOCKER_CONFIG,
-        purpose: "Directory of the `config.json` with credentials for registries, instead of `~/.docker`",
+        purpose: "Directory of the `config.json` with credentials for registries and proxies for steps, instead of `~/.docker`",
     },
+    EnvVar { name: SSH_AUTH_SOCK, purpose: "Socket of the SSH agent that `--ssh default` lets steps use" },
     EnvVar { name: NO_COLOR, purpose: "If not empty, no colours are used" },
     EnvVar {
         name: CLICOLOR_FORCE,

@@ -75,6 +75,11 @@ Examples:
   crossdock completion zsh > ~/.zfunc/_crossdock
   crossdock completion fish > ~/.config/fish/completions/crossdock.fish";
 
+pub(super) const MAN: &str = "\
+Examples:
+  crossdock man ~/.local/share/man/man1
+  crossdock man /tmp/pages && man /tmp/pages/crossdock-build.1";
+
 pub(super) const VERSION: &str = "\
 Examples:
   crossdock version";

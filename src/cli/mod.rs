@@ -10,6 +10,7 @@ mod build;
 mod cache;
 mod csv;
 mod demo;
+mod docker;
 mod docs;
 mod doctor;
 pub mod env_vars;
@@ -17,10 +18,14 @@ pub mod environment;
 pub mod error;
 mod examples;
 mod fingerprint;
+mod man;
 mod output;
+mod proxies;
 pub mod report;
 pub(crate) mod request;
+mod secrets;
 mod signals;
+mod ssh;
 mod values;
 
 use std::io::Write as _;
@@ -69,6 +74,7 @@ fn dispatch(command: &Command, environment: &Environment) -> Result<ExitStatus, 
             clap_complete::generate(*shell, &mut Cli::command(), "crossdock", &mut script);
             print(&String::from_utf8_lossy(&script))?;
         }
+        Command::Man { directory } => man::write(&environment.absolute(directory))?,
         Command::Version => print(&format!("crossdock {}\n", env!("CARGO_PKG_VERSION")))?,
         Command::Docs => print(&docs::markdown())?,
     }

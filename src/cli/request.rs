@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fs_err as fs;
 
@@ -11,16 +11,13 @@ use super::env_vars;
 use super::environment::Environment;
 use super::error::CliError;
 use super::output::{OutputSpec, is_stdout, resolve};
-use super::values::{BuildArg, BuildContextSpec, SecretSource, SecretSpec, is_remote};
-use crate::build::{
-    BuildRequest, ContextSource, DockerfileText, LayerCompression, NamedContext, Output, Secret,
-};
+use super::values::{BuildArg, BuildContextSpec, is_remote};
+use super::{proxies, secrets, ssh};
+use crate::build::{BuildRequest, ContextSource, DockerfileText, LayerCompression, NamedContext, Output};
 use crate::layer::Timestamp;
 
 /// A Dockerfile or an ignore file larger than this is a mistake; BuildKit refuses it too.
 const DOCKERFILE_BYTES_MAX: u64 = 16 << 20;
-/// BuildKit's limit for one secret.
-const SECRET_BYTES_MAX: u64 = 500 << 10;
 
 /// What `crossdock build` asks for. `stdin` is read only if the command line says `-`.
 pub(super) fn of_build(
@@ -28,6 +25,7 @@ pub(super) fn of_build(
     environment: &Environment,
     stdin: &mut dyn Read,
 ) -> Result<BuildRequest, CliError> {
+    command.build.docker.refuse()?;
     refuse_unsupported(command)?;
     let mut request = of_args(&command.build, environment, stdin)?;
     request.tags.clone_from(&command.tag);
@@ -45,16 +43,11 @@ pub(crate) fn of_args(
     environment: &Environment,
     stdin: &mut dyn Read,
 ) -> Result<BuildRequest, CliError> {
-    if !args.ssh.is_empty() {
-        return Err(CliError::next_version("`--ssh`").hint("mount a key with `--secret id=key,src=FILE`"));
-    }
-    if !args.cache_from.is_empty() || !args.cache_to.is_empty() {
-        return Err(CliError::usage("`--cache-from` and `--cache-to` are not needed").hint(
-            "use `--cache file:///directory` (or CROSSDOCK_CACHE): every step is read from it and written to it",
-        ));
-    }
+    let stdin_is_taken = args.context == "-" || args.file.as_deref() == Some("-");
+    secrets::check_stdin(&args.secret, stdin_is_taken, environment)?;
     let (dockerfile, context) = dockerfile_and_context(args, environment, stdin)?;
-    let build_args = build_args(&args.build_arg, environment);
+    let mut build_args = build_args(&args.build_arg, environment);
+    proxies::add(environment.docker_config().as_deref(), &mut build_args);
     let source_date_epoch = source_date_epoch(&build_args)?;
     Ok(BuildRequest {
         dockerfile,
@@ -73,7 +66,8 @@ pub(crate) fn of_args(
         extra_hosts: args.add_host.clone(),
         shm_size: args.shm_size.0,
         ulimits: args.ulimit.clone(),
-        secrets: args.secret.iter().map(|spec| secret(spec, environment)).collect::<Result<_, _>>()?,
+        secrets: secrets::resolve(&args.secret, environment, stdin)?,
+        ssh: ssh::resolve(&args.ssh, environment)?,
         allow: args.allow.clone(),
         outputs: Vec::new(),
         compression: LayerCompression::default(),
@@ -91,15 +85,6 @@ fn refuse_unsupported(command: &BuildCommand) -> Result<(), CliError> {
     }
     if command.check || command.call.as_deref().is_some_and(|call| call != "build") {
         return Err(CliError::next_version("`--call` and `--check`"));
-    }
-    let attestations = [("`--provenance`", &command.provenance), ("`--sbom`", &command.sbom)];
-    for (flag, value) in attestations {
-        if value.as_deref().is_some_and(|value| !matches!(value, "false" | "0")) {
-            return Err(CliError::next_version(&format!("{flag} other than `false`")));
-        }
-    }
-    if !command.attest.is_empty() {
-        return Err(CliError::next_version("`--attest`"));
     }
     Ok(())
 }
@@ -212,7 +197,7 @@ fn dockerfile_from_stdin(
 }
 
 /// Reads a file of at most `limit` bytes.
-fn read_bounded(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+pub(super) fn read_bounded(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
     let mut text = Vec::new();
     fs::File::open(path)?.take(limit + 1).read_to_end(&mut text)?;
     if text.len() as u64 > limit {
@@ -287,35 +272,6 @@ fn build_contexts(
         contexts.insert(spec.name.clone(), source);
     }
     Ok(contexts)
-}
-
-fn secret(spec: &SecretSpec, environment: &Environment) -> Result<Secret, CliError> {
-    let variable = |name: &str| environment.variables.get(std::ffi::OsStr::new(name));
-    let file = |path: &Path| {
-        read_bounded(&environment.absolute(path), SECRET_BYTES_MAX).map_err(|error| {
-            CliError::failure(
-                anyhow::Error::new(error).context(format!("the secret `{}` cannot be read", spec.id)),
-            )
-        })
-    };
-    use std::os::unix::ffi::OsStrExt as _;
-    let value = match &spec.source {
-        SecretSource::File(path) => file(path)?,
-        SecretSource::Variable(name) => match variable(name) {
-            Some(value) => value.as_bytes().to_vec(),
-            None => {
-                let message = format!("the secret `{}` is to come from {name}, which is not set", spec.id);
-                return Err(
-                    CliError::message(message).hint(format!("export {name}, or give a file with src=…"))
-                );
-            }
-        },
-        SecretSource::Either => match variable(&spec.id) {
-            Some(value) => value.as_bytes().to_vec(),
-            None => file(&PathBuf::from(&spec.id))?,
-        },
-    };
-    Ok(Secret { id: spec.id.clone(), value })
 }
 
 fn outputs(
@@ -543,12 +499,9 @@ mod tests {
             ("--load .", "docker load"),
             ("--check .", "--check"),
             ("--call outline .", "--call"),
-            ("--provenance .", "--provenance"),
             ("--sbom=true .", "--sbom"),
-            ("--attest type=sbom .", "--attest"),
-            ("--ssh default .", "--secret"),
-            ("--cache-from type=gha .", "--cache file:///directory"),
-            ("--cache-to type=gha .", "--cache file:///directory"),
+            ("--attest type=sbom,generator=x .", "--attest"),
+            ("--secret id=a,src=- -f - .", "cannot both be standard input"),
             ("https://example.com/a.git", "clone or download"),
             ("git@example.com:a.git", "clone or download"),
             ("-f https://example.com/Dockerfile .", "download"),
@@ -569,6 +522,7 @@ mod tests {
             ("--build-context a=absent .", "`a=absent`"),
             ("--secret id=a,src=absent .", "the secret `a`"),
             ("--secret id=a,env=ABSENT .", "ABSENT, which is not set"),
+            ("--ssh default .", "SSH_AUTH_SOCK is not set"),
             ("--build-arg SOURCE_DATE_EPOCH=soon .", "`soon`"),
         ] {
             let (status, text) = project.refused(line);

@@ -84,6 +84,8 @@ pub enum SecretSource {
     Variable(String),
     /// The variable that has the secret's name, or else the file.
     Either,
+    /// Standard input.
+    Stdin,
 }
 
 impl FromStr for SecretSpec {
@@ -112,6 +114,7 @@ impl FromStr for SecretSpec {
             (Some("env"), Some(name), None) | (None | Some("env"), None, Some(name)) => {
                 SecretSource::Variable(name)
             }
+            (None | Some("file"), Some(path), None) if path == "-" => SecretSource::Stdin,
             (None | Some("file"), Some(path), None) => SecretSource::File(path.into()),
             (None, None, None) => SecretSource::Either,
             (Some("env"), None, None) => SecretSource::Variable(id.clone()),
@@ -178,16 +181,29 @@ pub(super) fn extra_host(text: &str) -> Result<(String, String), String> {
     let Some((host, address)) = split.filter(|(host, _)| !host.is_empty()) else {
         return Err("expected HOST:ADDRESS".to_owned());
     };
-    if address == "host-gateway" {
-        return Err("host-gateway is not supported: steps share the host's network, use 127.0.0.1".to_owned());
-    }
+    // Steps share the host's network, so that the host is where they are themselves.
+    let address = if address == "host-gateway" { "127.0.0.1" } else { address };
     let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
     let address: std::net::IpAddr = bare.parse().map_err(|_| format!("`{address}` is not an IP address"))?;
     let valid = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if !host.chars().all(valid) {
         return Err(format!("`{host}` is not a host name"));
     }
-    Ok((host.to_owned(), address.to_string()))
+    Ok((host.to_ascii_lowercase(), address.to_string()))
+}
+
+/// What `--allow` grants. Devices are accepted, though no step can have one; file system access is not limited.
+pub(super) fn entitlement(text: &str) -> Result<String, String> {
+    const KNOWN: &[&str] = &["network.host", "security.insecure", "device"];
+    let name = text.split('=').next().unwrap_or_default();
+    let is_file_access = matches!(name, "fs" | "fs.read" | "fs.write" | "ssh");
+    if KNOWN.contains(&text) || text.starts_with("device=") || is_file_access {
+        return Ok(text.to_owned());
+    }
+    Err(match crate::hint::did_you_mean(text, KNOWN.iter().copied()) {
+        Some(near) => format!("unknown entitlement {text}; did you mean {near}?"),
+        None => format!("unknown entitlement {text}; known are {}", KNOWN.join(", ")),
+    })
 }
 
 /// `NAME=SOURCE`.
@@ -263,6 +279,7 @@ mod tests {
             ("type=env,id=a,src=E", "a", SecretSource::Variable("E".into())),
             ("type=env,id=A", "A", SecretSource::Variable("A".into())),
             ("id=a", "a", SecretSource::Either),
+            ("id=a,src=-", "a", SecretSource::Stdin),
         ] {
             assert_eq!(text.parse(), Ok(SecretSpec { id: id.into(), source }), "{text}");
         }
@@ -287,7 +304,8 @@ mod tests {
         assert_eq!(extra_host("a:1.2.3.4"), Ok(("a".into(), "1.2.3.4".into())));
         assert_eq!(extra_host("a=::1"), Ok(("a".into(), "::1".into())));
         assert_eq!(extra_host("a:[::1]"), Ok(("a".into(), "::1".into())));
-        for bad in ["a", ":1.2.3.4", "a:b", "a b:1.2.3.4", "a:host-gateway"] {
+        assert_eq!(extra_host("Gate.Way=host-gateway"), Ok(("gate.way".into(), "127.0.0.1".into())));
+        for bad in ["a", ":1.2.3.4", "a:b", "a b:1.2.3.4"] {
             assert!(extra_host(bad).is_err(), "{bad}");
         }
     }

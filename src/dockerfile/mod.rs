@@ -7,6 +7,7 @@
 //! [`parse_port`], [`check_signal`]). Everything is pure: no files, no network, no clock.
 
 mod chmod;
+mod device;
 mod directive;
 mod error;
 pub mod expand;
@@ -26,6 +27,7 @@ mod warning;
 mod words;
 
 pub use chmod::{Chmod, ChmodError};
+pub use device::Device;
 pub use directive::{Check, Directives, Frontend, frontend_of};
 pub use error::DockerfileError;
 pub use heredoc::Heredoc;

@@ -454,7 +454,7 @@ fn parse_ram(text: &str) -> Option<ByteSize> {
 }
 
 /// The fields of one line of comma-separated values; a field in double quotes may hold commas and doubled quotes.
-fn csv_fields(text: &str) -> Result<Vec<String>, MountError> {
+pub(super) fn csv_fields(text: &str) -> Result<Vec<String>, MountError> {
     let malformed = |what: &str| MountError::new(format!("failed to parse mount options {text:?}: {what}"));
     let mut rest = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
     if rest.is_empty() {

@@ -7,9 +7,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::bytes::ByteSize;
+use crate::exec::foreign::{self, Verdict};
 use crate::exec::protocol::ONCE;
 use crate::exec::userns::{find_program, subordinate_ranges, user_name};
 use crate::exec::{ExecStep, Exit, Ids, Once};
+use crate::platform::Platform;
 
 /// How well something works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,6 +71,7 @@ pub fn examine(program: &Path, dir: &Path) -> Vec<Finding> {
         run_step(program, dir),
         seccomp(read("/proc/sys/kernel/seccomp/actions_avail").as_deref()),
         fuse(),
+        emulation(program, dir),
         cgroups(Path::new("/sys/fs/cgroup")),
     ];
     if uid == 0 {
@@ -169,11 +172,59 @@ fn try_step(program: &Path, dir: &Path) -> std::io::Result<Once> {
     };
     let args = vec!["/probe".to_owned()];
     let step = ExecStep::new(Vec::new(), at("upper")?, at("work")?, at("scratch")?, args);
+    once(program, &step)
+}
+
+/// Which other platforms' commands run. Not the rest of a machine's abilities: this one most have no use for.
+fn emulation(program: &Path, dir: &Path) -> Finding {
+    const TOPIC: &str = "other platforms";
+    let host = Platform::host();
+    let foreign = foreign::ARCHITECTURES.iter().filter(|name| **name != host.architecture);
+    let verdicts: Vec<(&str, Verdict)> =
+        foreign.filter_map(|name| Some((*name, try_platform(program, dir, name)?))).collect();
+    let with = |wanted: fn(&Verdict) -> bool| -> Vec<&str> {
+        verdicts.iter().filter(|(_, verdict)| wanted(verdict)).map(|(name, _)| *name).collect()
+    };
+    let runs = with(|verdict| *verdict == Verdict::Runs);
+    let outside = with(|verdict| *verdict == Verdict::NotInSteps);
+    if !outside.is_empty() {
+        let meaning = format!("the emulators for {} are not available inside of steps", outside.join(", "));
+        let advice = Verdict::NotInSteps.advice().unwrap_or_default();
+        return Finding::bad(TOPIC, Status::Limited, meaning, advice);
+    }
+    // A processor has other modes of its own; an emulator comes with all the rest.
+    if !runs.iter().any(|name| !is_mode(&host.architecture, name)) {
+        let meaning = format!(
+            "only steps for {} run",
+            [&[host.architecture.as_str()][..], &runs].concat().join(" and ")
+        );
+        let advice = "to run those for other processors as well, install `qemu-user-static`";
+        return Finding::bad(TOPIC, Status::Limited, meaning, advice);
+    }
+    Finding::ok(TOPIC, format!("steps run for {} too", runs.join(", ")))
+}
+
+/// Whether a processor of the architecture `host` may run programs for `other` by itself.
+fn is_mode(host: &str, other: &str) -> bool {
+    matches!((host, other), ("amd64", "386") | ("arm64", "arm"))
+}
+
+fn try_platform(program: &Path, dir: &Path, architecture: &str) -> Option<Verdict> {
+    let place = tempfile::Builder::new().prefix("doctor-").tempdir_in(dir).ok()?;
+    let platform = Platform::new("linux", architecture, None);
+    let step = foreign::prepare(&platform, place.path()).ok()??;
+    match once(program, &step) {
+        Ok(Once::Ran { exit, stderr, .. }) => Some(foreign::judge(exit, &stderr)),
+        _ => None,
+    }
+}
+
+fn once(program: &Path, step: &ExecStep) -> std::io::Result<Once> {
     let mut command = Command::new(program);
     command.arg(ONCE).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(&serde_json::to_vec(&step)?)?;
+        stdin.write_all(&serde_json::to_vec(step)?)?;
     }
     let output = child.wait_with_output()?;
     Ok(serde_json::from_slice(&output.stdout)?)

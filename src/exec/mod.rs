@@ -17,6 +17,7 @@
 mod cancel;
 pub mod doctor;
 mod error;
+pub mod foreign;
 mod helper;
 mod native;
 mod protocol;

@@ -3,8 +3,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-/// What everything may take, in bytes: buffers, decompressors' windows, stacks of pieces between threads.
-const BASE: usize = 48 << 20;
+/// What everything may take, in bytes: most of it is for one frame of a layer, in a vector that grew to hold it.
+const BASE: usize = 160 << 20;
 
 /// What each byte of an input may take besides. A byte of a table of contents can stand for a whole path.
 const FACTOR: usize = 8 << 10;

@@ -71,13 +71,15 @@ pub(crate) fn argument<'a>(arguments: &'a [(String, String)], name: &str) -> Opt
     arguments.iter().rev().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
 }
 
-/// The proxy variables among the build arguments, in both spellings, for steps that do not set them
-/// themselves. They are not part of any key (`llb.ProxyEnv`).
+/// The proxy variables among the build arguments, in both spellings, as steps have them whatever ENV says. They are not
+/// part of any key (`llb.ProxyEnv`). Of several spellings BuildKit takes the last in the order of the alphabet, where
+/// capitals come first.
 pub(crate) fn proxy_variables(arguments: &[(String, String)]) -> Vec<(String, String)> {
     let mut variables = Vec::new();
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"] {
-        let given = arguments.iter().rev().find(|(given, _)| given.eq_ignore_ascii_case(name));
-        if let Some((_, value)) = given {
+        let spellings = arguments.iter().filter(|(given, _)| given.eq_ignore_ascii_case(name));
+        let given = spellings.max_by_key(|(given, _)| given.as_str());
+        if let Some((_, value)) = given.filter(|(_, value)| !value.is_empty()) {
             variables.push((name.to_owned(), value.clone()));
             variables.push((name.to_ascii_lowercase(), value.clone()));
         }
@@ -112,9 +114,10 @@ mod tests {
     }
 
     #[test]
-    fn proxies_come_in_both_spellings_and_the_last_one_wins() {
-        let given = [("http_proxy".to_owned(), "a".to_owned()), ("HTTP_PROXY".to_owned(), "b".to_owned())];
-        let expected = [("HTTP_PROXY".to_owned(), "b".to_owned()), ("http_proxy".to_owned(), "b".to_owned())];
-        assert_eq!(proxy_variables(&given), expected);
+    fn proxies_come_in_both_spellings_and_small_letters_win() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let given =
+            [pair("http_proxy", "a"), pair("http_proxy", "b"), pair("HTTP_PROXY", "c"), pair("no_proxy", "")];
+        assert_eq!(proxy_variables(&given), [pair("HTTP_PROXY", "b"), pair("http_proxy", "b")]);
     }
 }

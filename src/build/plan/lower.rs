@@ -1,23 +1,20 @@
 //! From drafted stages to steps: variables expanded, configuration and history written.
 
+mod run;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
 use super::draft::{Base, Command, Draft, StageDraft};
-use super::env::{Variables, argument, proxy_variables};
-use super::history::{go_duration, plain_list, quoted_list, run_command};
-use super::{
-    CopyOp, Input, Op, Plan, PlannedStage, PlannedStep, RunMount, RunOp, SourceSpec, Start, WorkdirOp,
-};
+use super::env::{Variables, argument};
+use super::history::{go_duration, plain_list, quoted_list};
+use super::{CopyOp, Input, Op, Plan, PlannedStage, PlannedStep, SourceSpec, Start, WorkdirOp};
 use crate::build::copy::view::clean;
 use crate::dockerfile::expand::Lexer;
 use crate::dockerfile::{
-    Add, Chmod, CommandLine, Copy, DockerfileError, Healthcheck, Heredoc, Instruction, Lines, Mount,
-    MountError, Program, Run, Security, Spanned,
+    Add, Chmod, CommandLine, Copy, DockerfileError, Healthcheck, Heredoc, Instruction, Lines, Spanned,
 };
 use crate::event::StepId;
-use crate::exec::Network;
-use crate::hint::Hint as _;
 use crate::image::{self, History, ImageConfig};
 use crate::platform::Platform;
 
@@ -375,14 +372,17 @@ impl StageLowering<'_, '_, '_> {
             Instruction::Copy(copy) => self.copy(instruction, copy)?,
             Instruction::Add(add) => self.add(instruction, add)?,
             Instruction::Workdir(path) => {
-                let path = absolute(&self.state.cwd, &self.expand(lines, path)?);
+                let written = self.expand(lines, path)?;
+                let path = absolute(&self.state.cwd, &written);
+                // An absolute path stays in the configuration as it is written.
+                let shown = if written.starts_with('/') { written } else { path.clone() };
                 let has_layer = path != "/";
                 if has_layer {
                     let op = WorkdirOp { path: path.clone(), user: self.state.user() };
                     self.push(instruction, Op::Workdir(op));
                 }
-                self.state.image.config.working_dir.clone_from(&path);
-                self.history(format!("WORKDIR {path}"), has_layer);
+                self.history(format!("WORKDIR {shown}"), has_layer);
+                self.state.image.config.working_dir = shown;
                 self.state.cwd = path;
             }
             Instruction::User(user) => {
@@ -506,98 +506,6 @@ impl StageLowering<'_, '_, '_> {
             start_interval: nanos(start_interval),
             retries: retries.into(),
         });
-    }
-
-    fn run(&mut self, instruction: &Spanned<Instruction>, run: &Run) -> Result<(), DockerfileError> {
-        let lines = instruction.lines;
-        let request = self.all.draft.request;
-        let mut script = None;
-        let args = match run.program() {
-            Program::Exec(args) => args,
-            Program::Shell(text) => [self.shell(), vec![text]].concat(),
-            Program::Script { name, body } => {
-                let path = format!("{}/{name}", Program::SCRIPT_DIRECTORY);
-                script = Some((name, body.into_bytes()));
-                [self.shell(), vec![path]].concat()
-            }
-        };
-        if args.is_empty() {
-            return Err(self.error(lines, "RUN has no command"));
-        }
-        let allowed = |what: &str| request.allow.iter().any(|allowed| allowed == what || allowed == "all");
-        let network = match run.network {
-            crate::dockerfile::Network::Default => request.network,
-            crate::dockerfile::Network::None => Network::None,
-            crate::dockerfile::Network::Host => Network::Host,
-        };
-        if run.network == crate::dockerfile::Network::Host && !allowed("network.host") {
-            return Err(self
-                .error(lines, "`--network=host` is not allowed")
-                .word("--network=host")
-                .with_hint("grant it with `--allow network.host`"));
-        }
-        if run.security == Security::Insecure && !allowed("security.insecure") {
-            return Err(self
-                .error(lines, "`--security=insecure` is not allowed")
-                .word("--security=insecure")
-                .with_hint("grant it with `--allow security.insecure`"));
-        }
-        if !run.devices.is_empty() {
-            return Err(self
-                .error(lines, "`RUN --device` is not supported by this version")
-                .word("--device"));
-        }
-        let mut mounts = Vec::new();
-        for raw in &run.mounts {
-            let mount = raw.resolve(|text| match self.all.draft.lexer.word(text, &self.state.env) {
-                Ok(expanded) => Ok(expanded.text),
-                Err(cause) => Err(MountFailure { message: cause.to_string(), hint: None }),
-            });
-            let mount = mount.map_err(|cause| self.mount_error(lines, cause))?;
-            mounts.push(self.mount(lines, mount)?);
-        }
-        let proxy = proxy_variables(&request.build_args)
-            .into_iter()
-            .filter(|(name, _)| self.state.env.get(name).is_none())
-            .collect();
-        let text = run_command(&args, &self.state.declared, &self.state.env);
-        let op = RunOp {
-            args,
-            env: self.state.env.pairs().to_vec(),
-            proxy,
-            cwd: self.state.cwd.clone(),
-            user: self.state.user(),
-            network,
-            security: run.security,
-            mounts,
-            script,
-        };
-        self.push(instruction, Op::Run(Box::new(op)));
-        self.history(format!("RUN {text} # buildkit"), true);
-        Ok(())
-    }
-
-    fn mount_error(&self, lines: Lines, cause: MountFailure) -> DockerfileError {
-        let error = self.error(lines, cause.message).word("--mount");
-        match cause.hint {
-            Some(hint) => error.with_hint(hint),
-            None => error,
-        }
-    }
-
-    fn mount(&mut self, lines: Lines, mount: Mount) -> Result<RunMount, DockerfileError> {
-        let input = match &mount {
-            Mount::Bind { from: None, .. } => Input::Source(self.all.context()),
-            Mount::Bind { from: Some(from), .. } | Mount::Cache { from: Some(from), .. } => {
-                self.input(lines, from)?
-            }
-            Mount::Cache { from: None, .. }
-            | Mount::Tmpfs { .. }
-            | Mount::Secret { .. }
-            | Mount::Ssh { .. } => Input::Empty,
-        };
-        let target = mount.target(&self.state.cwd).map_err(|cause| self.mount_error(lines, cause.into()))?;
-        Ok(RunMount { mount, target, input })
     }
 
     fn input(&mut self, lines: Lines, from: &str) -> Result<Input, DockerfileError> {
@@ -734,18 +642,6 @@ impl StageLowering<'_, '_, '_> {
         self.push(instruction, Op::Copy(Box::new(op)));
         self.history(history, true);
         Ok(())
-    }
-}
-
-/// Why a `--mount` is wrong: its own rules, or the expansion of a value.
-struct MountFailure {
-    message: String,
-    hint: Option<String>,
-}
-
-impl From<MountError> for MountFailure {
-    fn from(error: MountError) -> Self {
-        Self { message: error.to_string(), hint: error.hint() }
     }
 }
 

@@ -143,6 +143,8 @@ pub(crate) struct RunOp {
     pub(crate) mounts: Vec<RunMount>,
     /// A script from a heredoc: its name and text, to be put under `/dev/pipes`.
     pub(crate) script: Option<(String, Vec<u8>)>,
+    /// The host name that the command sees, if not the usual one (`BUILDKIT_SANDBOX_HOSTNAME`).
+    pub(crate) hostname: Option<String>,
 }
 
 /// One mount of a RUN.
@@ -150,7 +152,7 @@ pub(crate) struct RunOp {
 pub(crate) struct RunMount {
     /// The mount as written, expanded, with defaults.
     pub(crate) mount: Mount,
-    /// Where it is mounted, absolute and clean; for secrets and agents as written, if at all.
+    /// Where it is mounted, absolute and clean; for secrets as written, if at all, and for agents as written or by default.
     pub(crate) target: Option<String>,
     /// What it shows.
     pub(crate) input: Input,

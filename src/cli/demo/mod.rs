@@ -157,6 +157,7 @@ fn build(
         shm_size: 64 << 20,
         ulimits: Vec::new(),
         secrets: Vec::new(),
+        ssh: Vec::new(),
         allow: Vec::new(),
         outputs: vec![Output::Oci {
             destination: Destination::Path(directory.join(format!("image-{runner}.tar"))),

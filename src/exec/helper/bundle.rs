@@ -12,11 +12,11 @@ use rustix::mount::MountFlags;
 use serde_json::{Value, json};
 
 use super::init::DEFAULT_HOSTNAME;
-use super::mounts::{MASKED, Mounter, READ_ONLY};
-use super::privileges::DEFAULT;
+use super::mounts::{MASKED, Mounter, READ_ONLY, insecure_devices};
+use super::privileges::{DEFAULT, held};
 use super::{Doing, SetupError};
 use crate::exec::protocol::Order;
-use crate::exec::{Security, seccomp, sys};
+use crate::exec::{ExecStep, Security, seccomp, sys};
 
 /// Becomes the runtime; returns only with an error.
 pub(super) fn become_runtime(
@@ -83,20 +83,31 @@ fn config(order: &Order, root: &Path, binds: &[(PathBuf, String)]) -> Value {
     let capabilities = if sandboxed {
         names(&mut DEFAULT.into_iter())
     } else {
-        names(&mut caps::runtime::thread_all_supported().into_iter())
+        names(&mut held().unwrap_or_default().into_iter())
     };
+    let mut sets = json!({"bounding": capabilities, "effective": capabilities, "permitted": capabilities});
+    if !sandboxed {
+        // For a user who is not root.
+        sets["inheritable"] = json!(capabilities);
+        sets["ambient"] = json!(capabilities);
+    }
     let rlimits = step.rlimits.iter().map(|limit| {
         let value = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
         json!({"type": format!("RLIMIT_{}", limit.name.to_uppercase()), "soft": value(limit.soft), "hard": value(limit.hard)})
     });
-    let shm = format!("size={}", step.shm_size);
+    let size = format!("size={}", step.shm_size);
+    let shm = if step.shm_size == ExecStep::DEFAULT_SHM_SIZE {
+        json!(["nosuid", "noexec", "nodev", "mode=1777", size])
+    } else {
+        json!(["nosuid", "mode=1777", size])
+    };
     let mut mounts = vec![
         json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]}),
         json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
         json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]}),
-        json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777", shm]}),
+        json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": shm}),
         json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]}),
-        json!({"destination": "/sys", "type": "bind", "source": "/sys", "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]}),
+        json!({"destination": "/sys", "type": "bind", "source": "/sys", "options": ["rbind", "nosuid", "noexec", "nodev", if sandboxed { "ro" } else { "rw" }]}),
     ];
     mounts.extend(binds.iter().map(|(source, target)| {
         json!({"destination": target, "type": "bind", "source": source.to_string_lossy(), "options": ["bind", "ro"]})
@@ -107,6 +118,18 @@ fn config(order: &Order, root: &Path, binds: &[(PathBuf, String)]) -> Value {
         linux["maskedPaths"] = json!(MASKED);
         linux["readonlyPaths"] = json!(READ_ONLY);
         linux["seccomp"] = seccomp::oci_profile();
+    } else {
+        let devices = insecure_devices(order).into_iter().map(|device| {
+            json!({
+                "path": format!("/dev/{}", device.name),
+                "type": if device.is_block { "b" } else { "c" },
+                "major": device.major,
+                "minor": device.minor,
+                "fileMode": 0o666,
+            })
+        });
+        linux["devices"] = devices.collect();
+        linux["resources"] = json!({"devices": [{"allow": true, "access": "rwm"}]});
     }
     json!({
         "ociVersion": "1.0.2",
@@ -116,7 +139,7 @@ fn config(order: &Order, root: &Path, binds: &[(PathBuf, String)]) -> Value {
             "args": step.args,
             "env": env,
             "cwd": if step.cwd.is_empty() { "/" } else { &step.cwd },
-            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
+            "capabilities": sets,
             "rlimits": rlimits.collect::<Vec<_>>(),
             "noNewPrivileges": false,
         },

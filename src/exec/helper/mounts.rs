@@ -14,7 +14,7 @@ use rustix::mount::{
 use super::rootfs::{Found, Kind, Root, mount_overlay};
 use super::{Channel, Doing, SetupError};
 use crate::exec::protocol::{Order, Report};
-use crate::exec::{Ids, Security, StepMount, sys};
+use crate::exec::{ExecStep, Ids, Security, StepMount, sys};
 
 /// Hidden from a sandboxed step: Docker's list.
 pub(super) const MASKED: &[&str] = &[
@@ -39,6 +39,50 @@ pub(super) const READ_ONLY: &[&str] =
 /// The device files of every container: name, major and minor number.
 const DEVICES: &[(&str, u32, u32)] =
     &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// What a step with `--security=insecure` has besides: name, major and minor number (`util/entitlements/security`).
+const INSECURE_DEVICES: &[(&str, u32, u32)] = &[
+    ("kmsg", 1, 11),
+    ("cuse", 10, 203),
+    ("fuse", 10, 229),
+    ("kvm", 10, 232),
+    ("net/tun", 10, 200),
+    ("loop-control", 10, 237),
+];
+
+/// The major number of loop devices.
+const LOOP: u32 = 7;
+/// As many loop devices as there are for a step beyond the first that is free.
+const SPARE_LOOPS: u32 = 7;
+/// More loop devices than this nobody has.
+const MAX_LOOPS: u32 = 4096;
+
+/// A device file of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Device {
+    /// Its path below `/dev`.
+    pub(super) name: String,
+    /// Whether it is a block device.
+    pub(super) is_block: bool,
+    pub(super) major: u32,
+    pub(super) minor: u32,
+}
+
+/// The devices that an insecure step has besides the usual ones. None in a user namespace, which may not make any.
+pub(super) fn insecure_devices(order: &Order) -> Vec<Device> {
+    if order.step.security != Security::Insecure || order.ids != Ids::Root {
+        return Vec::new();
+    }
+    let in_use = |number: u32| Path::new(&format!("/sys/block/loop{number}/loop")).exists();
+    let free = (0..MAX_LOOPS).find(|&number| !in_use(number)).unwrap_or(0);
+    let characters =
+        INSECURE_DEVICES.iter().map(|&(name, major, minor)| (name.to_owned(), false, major, minor));
+    let loops = (0..=free + SPARE_LOOPS).map(|minor| (format!("loop{minor}"), true, LOOP, minor));
+    characters
+        .chain(loops)
+        .map(|(name, is_block, major, minor)| Device { name, is_block, major, minor })
+        .collect()
+}
 
 const DEVICE_LINKS: &[(&str, &str)] = &[
     ("fd", "/proc/self/fd"),
@@ -189,6 +233,16 @@ impl Mounter<'_> {
                 self.bind(&host, &format!("/dev/{name}"), false)?;
             }
         }
+        for Device { name, is_block, major, minor } in insecure_devices(self.order) {
+            if let Some((parent, _)) = name.rsplit_once('/') {
+                rustix::fs::mkdirat(&dev, parent, Mode::from_raw_mode(0o755)).doing(what)?;
+            }
+            let kind = if is_block { FileType::BlockDevice } else { FileType::CharacterDevice };
+            let made = mknodat(&dev, &name, kind, Mode::from_raw_mode(0o666), makedev(major, minor));
+            if let Err(error) = made {
+                self.channel.note(format!("cannot make /dev/{name} for an insecure step ({error})"));
+            }
+        }
         for &(name, target) in DEVICE_LINKS {
             symlinkat(target, &dev, name).doing(what)?;
         }
@@ -206,7 +260,10 @@ impl Mounter<'_> {
         }
         let size = self.order.step.shm_size.to_string();
         let secure = secure | MountAttrFlags::MOUNT_ATTR_NODEV;
-        let shm = new_mount("tmpfs", &[("mode", "1777"), ("size", &size)], &[], secure);
+        // One of another size is for BuildKit a mount like any other, which may hold programs.
+        let usual = self.order.step.shm_size == ExecStep::DEFAULT_SHM_SIZE;
+        let attributes = if usual { secure } else { MountAttrFlags::MOUNT_ATTR_NOSUID };
+        let shm = new_mount("tmpfs", &[("mode", "1777"), ("size", &size)], &[], attributes);
         self.attach_at(&shm.doing(|| "mounting /dev/shm")?, "/dev/shm", Kind::Directory)?;
         match new_mount("mqueue", &[], &[], secure) {
             Ok(mount) => self.attach_at(&mount, "/dev/mqueue", Kind::Directory)?,
@@ -221,18 +278,23 @@ impl Mounter<'_> {
     fn mount_sys(&self) -> Result<(), SetupError> {
         let secure = MountAttrFlags::MOUNT_ATTR_NODEV
             | MountAttrFlags::MOUNT_ATTR_NOSUID
-            | MountAttrFlags::MOUNT_ATTR_NOEXEC
-            | MountAttrFlags::MOUNT_ATTR_RDONLY;
-        if let Ok(mount) = new_mount("sysfs", &[], &["ro"], secure) {
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        // An insecure step may write there, as in BuildKit.
+        let (clone, mount): (fn(&OwnedFd) -> _, _) = if self.order.step.security == Security::Insecure {
+            (clone_tree, new_mount("sysfs", &[], &[], secure))
+        } else {
+            (clone_read_only, new_mount("sysfs", &[], &["ro"], secure | MountAttrFlags::MOUNT_ATTR_RDONLY))
+        };
+        if let Ok(mount) = mount {
             self.attach_at(&mount, "/sys", Kind::Directory)?;
             // Runtimes size themselves by the limits there; without it they take the whole machine.
-            if let Ok(cgroup) = open_host(Path::new("/sys/fs/cgroup")).and_then(|fd| clone_read_only(&fd)) {
+            if let Ok(cgroup) = open_host(Path::new("/sys/fs/cgroup")).and_then(|fd| clone(&fd)) {
                 let _ = self.attach_at(&cgroup, "/sys/fs/cgroup", Kind::Directory);
             }
             return Ok(());
         }
         // A network that belongs to another user namespace: its sysfs cannot be mounted, only shown.
-        match open_host(Path::new("/sys")).and_then(|fd| clone_read_only(&fd)) {
+        match open_host(Path::new("/sys")).and_then(|fd| clone(&fd)) {
             Ok(mount) => self.attach_at(&mount, "/sys", Kind::Directory),
             Err(error) => {
                 self.channel.note(format!("cannot show /sys ({error}): it is empty for steps"));
@@ -304,6 +366,7 @@ impl Mounter<'_> {
                 let file = self.memory_file(&format!("secret{index}"), data, *mode, *uid, *gid)?;
                 self.bind(&file, target, true)
             }
+            StepMount::Socket { source, target } => self.bind(&open_host(source).doing(what)?, target, false),
             StepMount::File { target, data, mode } => {
                 let file = self.memory_file(&format!("file{index}"), data, *mode, 0, 0)?;
                 self.bind(&file, target, true)

@@ -52,6 +52,9 @@ pub(super) fn drop_to(step: &ExecStep, ids: Ids, channel: &Channel) -> Result<()
             }
             Err(error) => return Err(error).doing(|| "installing the system call filter"),
         }
+    } else {
+        // Also a user who is not root keeps all of them.
+        caps::securebits::set_keepcaps(true).map_err(other).doing(|| "keeping capabilities")?;
     }
     become_user(step, ids)?;
     if sandboxed {
@@ -59,15 +62,27 @@ pub(super) fn drop_to(step: &ExecStep, ids: Ids, channel: &Channel) -> Result<()
         if step.user.uid != 0 {
             keep.clear();
         }
-        let held = caps::read(None, CapSet::Permitted).map_err(other).doing(|| "reading capabilities")?;
+        let held = held().doing(|| "reading capabilities")?;
         let keep: CapsHashSet = keep.intersection(&held).copied().collect();
         for set in [CapSet::Effective, CapSet::Permitted] {
             caps::set(None, set, &keep).map_err(other).doing(|| "giving up capabilities")?;
         }
+        caps::clear(None, CapSet::Inheritable).map_err(other).doing(|| "giving up capabilities")?;
+    } else {
+        let what = || "granting all capabilities";
+        let held = held().doing(what)?;
+        // The ambient set is what survives the start of a program, and has to be in the two before it.
+        for set in [CapSet::Effective, CapSet::Inheritable, CapSet::Ambient] {
+            caps::set(None, set, &held).map_err(other).doing(what)?;
+        }
     }
-    caps::clear(None, CapSet::Inheritable).map_err(other).doing(|| "giving up capabilities")?;
     // Changing the user has cleared it.
     die_with_parent().doing(|| "tying the step to its supervisor")
+}
+
+/// All that this process may have, which can be less than all that there are.
+pub(super) fn held() -> io::Result<CapsHashSet> {
+    caps::read(None, CapSet::Permitted).map_err(other)
 }
 
 fn become_user(step: &ExecStep, ids: Ids) -> Result<(), SetupError> {

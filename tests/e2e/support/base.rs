@@ -22,44 +22,60 @@ pub(crate) fn busybox() -> &'static Path {
         let bytes = std::fs::read(&program).unwrap();
         let applets = applets(&program);
         let key = oci::digest(format!("1 {} {applets:?}", oci::digest(&bytes)).as_bytes());
-        cached("busybox", &key, |directory| {
-            let mut tar = TarBuilder::new();
-            for (path, mode) in [
-                ("bin", 0o755),
-                ("dev", 0o755),
-                ("etc", 0o755),
-                ("home", 0o755),
-                ("proc", 0o755),
-                ("root", 0o700),
-                ("sys", 0o755),
-                ("tmp", 0o1777),
-                ("usr", 0o755),
-                ("usr/bin", 0o755),
-                ("var", 0o755),
-            ] {
-                tar = tar.directory(path, mode);
-            }
-            tar = tar
-                .file("bin/busybox", 0o755, &bytes)
-                .file(
-                    "etc/passwd",
-                    0o644,
-                    b"root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n",
-                )
-                .file("etc/group", 0o644, b"root:x:0:\nstaff:x:50:app\napp:x:1000:\n");
-            for applet in &applets {
-                tar = tar.symlink(&format!("bin/{applet}"), "busybox");
-            }
-            // What a `#!` line expects.
-            tar = tar.symlink("usr/bin/env", "/bin/busybox");
-            let layer = tar.finish();
-            oci::write_layout(
-                directory,
-                &[&layer],
-                &json!({"Env": ["PATH=/bin:/usr/bin"], "Cmd": ["/bin/sh"]}),
-            );
-        })
+        cached("busybox", &key, |directory| write_busybox(oci::architecture(), directory, &bytes, &applets))
     })
+}
+
+/// Busybox for another architecture, from that architecture's package; its tools are those of this machine's.
+pub(crate) fn foreign_busybox(architecture: &str) -> PathBuf {
+    let bytes = std::fs::read(busybox_program()).unwrap();
+    let key = oci::digest(format!("1 {architecture} {}", oci::digest(&bytes)).as_bytes());
+    cached(&format!("busybox.{architecture}"), &key, |directory| {
+        let root = directory.with_extension("apt");
+        let program = Apt::of_this_machine().foreign_file(
+            &root,
+            architecture,
+            "busybox-static",
+            &["bin/busybox", "usr/bin/busybox"],
+        );
+        write_busybox(architecture, directory, &program, &applets(&busybox_program()));
+        std::fs::remove_dir_all(&root).unwrap();
+    })
+}
+
+fn write_busybox(architecture: &str, directory: &Path, bytes: &[u8], applets: &[String]) {
+    let mut tar = TarBuilder::new();
+    for (path, mode) in [
+        ("bin", 0o755),
+        ("dev", 0o755),
+        ("etc", 0o755),
+        ("home", 0o755),
+        ("proc", 0o755),
+        ("root", 0o700),
+        ("sys", 0o755),
+        ("tmp", 0o1777),
+        ("usr", 0o755),
+        ("usr/bin", 0o755),
+        ("var", 0o755),
+    ] {
+        tar = tar.directory(path, mode);
+    }
+    tar = tar
+        .file("bin/busybox", 0o755, bytes)
+        .file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n")
+        .file("etc/group", 0o644, b"root:x:0:\nstaff:x:50:app\napp:x:1000:\n");
+    for applet in applets {
+        tar = tar.symlink(&format!("bin/{applet}"), "busybox");
+    }
+    // What a `#!` line expects.
+    tar = tar.symlink("usr/bin/env", "/bin/busybox");
+    let layer = tar.finish();
+    oci::write_layout_for(
+        architecture,
+        directory,
+        &[&layer],
+        &json!({"Env": ["PATH=/bin:/usr/bin"], "Cmd": ["/bin/sh"]}),
+    );
 }
 
 fn busybox_program() -> PathBuf {
@@ -165,6 +181,45 @@ impl Apt {
             })
             .fold(String::new(), |text, line| text + line + "\n");
         Self { suite, sources, settings }
+    }
+
+    /// A file out of a package for another architecture, at the first of several places. `root` is a directory for
+    /// apt's own files: the machine's stay as they are.
+    fn foreign_file(&self, root: &Path, architecture: &str, package: &str, places: &[&str]) -> Vec<u8> {
+        for directory in ["lists/partial", "archives/partial", "unpacked"] {
+            std::fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        std::fs::write(root.join("status"), "").unwrap();
+        let setting = |name: &str, value: &str| format!("-o{name}={value}");
+        let at = |name: &str, path: &str| setting(name, root.join(path).to_str().unwrap());
+        let mut settings = vec![
+            setting("APT::Architecture", architecture),
+            setting("APT::Architectures", architecture),
+            setting("APT::Sandbox::User", "root"),
+            at("Dir::State::lists", "lists"),
+            at("Dir::State::status", "status"),
+            at("Dir::Cache", "."),
+        ];
+        // Ubuntu has two mirrors: one for PCs, one for all others.
+        if self.sources.iter().any(|(uri, ..)| uri.contains("ubuntu.com")) {
+            let uri = match architecture {
+                "amd64" => "http://archive.ubuntu.com/ubuntu",
+                _ => "http://ports.ubuntu.com/ubuntu-ports",
+            };
+            let keys = "/usr/share/keyrings/ubuntu-archive-keyring.gpg";
+            let list = format!("deb [signed-by={keys}] {uri} {} main universe\n", self.suite);
+            std::fs::write(root.join("sources.list"), list).unwrap();
+            settings.push(at("Dir::Etc::sourcelist", "sources.list"));
+            settings.push(setting("Dir::Etc::sourceparts", "-"));
+        }
+        run(Command::new("apt-get").args(&settings).args(["-q", "update"]));
+        run(Command::new("apt-get").current_dir(root).args(&settings).args(["-q", "download", package]));
+        let packages = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+        let package =
+            packages.into_iter().find(|path| path.extension().is_some_and(|end| end == "deb")).unwrap();
+        run(Command::new("dpkg-deb").arg("-x").arg(package).arg(root.join("unpacked")));
+        let mut files = places.iter().map(|place| root.join("unpacked").join(place));
+        std::fs::read(files.find(|file| file.exists()).unwrap()).unwrap()
     }
 
     fn bootstrap(&self, root: &Path) {

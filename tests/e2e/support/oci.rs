@@ -27,6 +27,16 @@ pub(crate) fn architecture() -> &'static str {
 
 /// Writes an OCI layout directory with one image, tagged `latest`, of gzip layers.
 pub(crate) fn write_layout(directory: &Path, layers: &[&[u8]], config: &Value) -> String {
+    write_layout_for(architecture(), directory, layers, config)
+}
+
+/// The same for another architecture, by OCI's name.
+pub(crate) fn write_layout_for(
+    architecture: &str,
+    directory: &Path,
+    layers: &[&[u8]],
+    config: &Value,
+) -> String {
     let blobs = directory.join("blobs/sha256");
     std::fs::create_dir_all(&blobs).unwrap();
     let put = |bytes: &[u8]| {
@@ -46,7 +56,7 @@ pub(crate) fn write_layout(directory: &Path, layers: &[&[u8]], config: &Value) -
         }));
     }
     let image = serde_json::to_vec(&json!({
-        "architecture": architecture(),
+        "architecture": architecture,
         "os": "linux",
         "created": "2020-01-01T00:00:00Z",
         "config": config,
@@ -79,7 +89,7 @@ pub(crate) fn write_layout(directory: &Path, layers: &[&[u8]], config: &Value) -
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "digest": manifest_digest,
             "size": manifest.len(),
-            "platform": {"architecture": architecture(), "os": "linux"},
+            "platform": {"architecture": architecture, "os": "linux"},
             "annotations": {"org.opencontainers.image.ref.name": "latest"},
         }],
     });
@@ -152,14 +162,15 @@ impl Image {
             manifest = serde_json::from_slice(&blob(&descriptor)).unwrap();
         }
         let config: Value = serde_json::from_slice(&blob(&manifest["config"])).unwrap();
+        // BuildKit writes `null` for a list of nothing.
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
         let layers: Vec<_> =
-            manifest["layers"].as_array().unwrap().iter().map(|layer| decompress(&blob(layer))).collect();
-        let diff_ids: Vec<_> = layers.iter().map(|layer| digest(layer)).collect();
-        assert_eq!(config["rootfs"]["diff_ids"], json!(diff_ids), "diff IDs name the uncompressed layers");
-        let filled = config["history"]
-            .as_array()
-            .map(|history| history.iter().filter(|entry| entry["empty_layer"] != json!(true)).count());
-        assert_eq!(filled, Some(layers.len()), "as many history entries with a layer as layers: {config}");
+            list(&manifest["layers"]).iter().map(|layer| decompress(&blob(layer))).collect();
+        let diff_ids: Vec<_> = layers.iter().map(|layer| json!(digest(layer))).collect();
+        assert_eq!(list(&config["rootfs"]["diff_ids"]), diff_ids, "diff IDs name the uncompressed layers");
+        let history = list(&config["history"]);
+        let filled = history.iter().filter(|entry| entry["empty_layer"] != json!(true)).count();
+        assert_eq!(filled, layers.len(), "as many history entries with a layer as layers: {config}");
         Self { digest: descriptor["digest"].as_str().unwrap().to_owned(), manifest, config, layers }
     }
 
