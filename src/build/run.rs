@@ -239,7 +239,12 @@ impl Solver<'_> {
         self.be_root(&tree, upper)?;
         let user = self.user(step, base, &op.user).await?;
         let mut env = op.env.clone();
-        env.extend(op.proxy.iter().cloned());
+        for (name, value) in &op.proxy {
+            match env.iter_mut().find(|(known, _)| known == name) {
+                Some((_, known)) => known.clone_from(value),
+                None => env.push((name.clone(), value.clone())),
+            }
+        }
         let mut mounts = Mounts::default();
         if let Some((name, body)) = &op.script {
             let target = format!("{}/{name}", crate::dockerfile::Program::SCRIPT_DIRECTORY);
@@ -424,7 +429,7 @@ impl Solver<'_> {
                 match forwarding.map_err(|error| self.ssh_error(step, error))? {
                     Some(forwarding) => {
                         let source = forwarding.path();
-                        mounts.list.push(StepMount::Bind { source, target, read_only: true });
+                        mounts.list.push(StepMount::Socket { source, target });
                         mounts.agents.push(forwarding);
                     }
                     None if *required => {
