@@ -5,6 +5,7 @@
 //! (`export`).
 
 mod chain;
+mod checks;
 mod contexts;
 pub(crate) mod copy;
 mod engine;
@@ -24,9 +25,11 @@ mod solve;
 mod ssh;
 mod why;
 
+pub use checks::{Checked, Target, targets};
 pub use engine::{BuildOutcome, Engine, Ownership, StepReport};
 pub use error::{BuildError, StepFailure};
 pub use options::{
     BuildRequest, ContextSource, Destination, DockerfileText, LayerCompression, NamedContext, Output, Secret,
     SshAgent, SshKey, SshSource,
 };
+pub use plan::{Outline, OutlineArg, OutlineMount};

@@ -8,6 +8,7 @@ pub mod args;
 mod backend;
 mod build;
 mod cache;
+mod call;
 mod csv;
 mod demo;
 mod docker;

@@ -83,9 +83,6 @@ fn refuse_unsupported(command: &BuildCommand) -> Result<(), CliError> {
             "write an archive with `-o type=docker,dest=image.tar` and run `docker load -i image.tar`",
         ));
     }
-    if command.check || command.call.as_deref().is_some_and(|call| call != "build") {
-        return Err(CliError::next_version("`--call` and `--check`"));
-    }
     Ok(())
 }
 
@@ -497,8 +494,6 @@ mod tests {
         for (line, part) in [
             ("--push .", "--tag"),
             ("--load .", "docker load"),
-            ("--check .", "--check"),
-            ("--call outline .", "--call"),
             ("--sbom=true .", "--sbom"),
             ("--attest type=sbom,generator=x .", "--attest"),
             ("--secret id=a,src=- -f - .", "cannot both be standard input"),

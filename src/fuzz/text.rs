@@ -13,7 +13,7 @@ use crate::context::ignore::Ignore;
 use crate::context::pattern;
 use crate::digest::Digest;
 use crate::dockerfile::expand::Lexer;
-use crate::dockerfile::{self, DockerfileError};
+use crate::dockerfile::{self, Dialect, DockerfileError};
 use crate::exec::{resolve_owner, resolve_user};
 use crate::hint::Hint as _;
 use crate::image::{self, ImageConfig};
@@ -180,19 +180,17 @@ pub(super) fn dockerfile(input: &[u8]) {
         Some(at) => (&input[..at], ImageConfig::parse(&input[at + 1..]).ok()),
         None => (input, None),
     };
-    let parsed = match dockerfile::parse("Dockerfile", text) {
+    let (lint, parsed) = dockerfile::parse_checked("Dockerfile", text, Dialect::default());
+    let parsed = match parsed {
         Ok(parsed) => parsed,
         Err(error) => return check_error(&error, text),
     };
-    for warning in &parsed.warnings {
-        assert!(!format!("{warning:?}").is_empty());
-    }
     let Some(request) = request() else { panic!("the request cannot be made") };
     let mut request = request.clone();
     request.dockerfile.text = text.to_vec();
     let config = config.unwrap_or_else(|| ImageConfig::new(&Platform::host()));
     let plan = (|| {
-        let mut draft = Draft::new(&parsed, &request)?;
+        let mut draft = Draft::new(&parsed, &request, &lint)?;
         loop {
             let unresolved: Vec<usize> = draft.unresolved().into_iter().map(|(source, _)| source).collect();
             for source in unresolved {
@@ -204,6 +202,9 @@ pub(super) fn dockerfile(input: &[u8]) {
             }
         }
     })();
+    for warning in lint.warnings() {
+        assert!(!format!("{warning:?}").is_empty());
+    }
     match plan {
         Ok(plan) => assert!(plan.target < plan.stages.len()),
         Err(error) => check_error(&error, text),
