@@ -4,6 +4,7 @@
 
 mod support;
 
+mod badinput;
 mod caching;
 mod cli;
 mod crash;
