@@ -235,10 +235,10 @@ impl Engine {
         }
         let (plan, images) = planned?;
         let dockerfile = dockerfile?;
+        let agents = Agents::new(&request.ssh);
         self.events.emit(Event::Planned { steps: plan.names.clone() });
         let inputs = Inputs::new(&plan, images, request);
         let layers = Layers::new(self)?;
-        let agents = Agents::new(&request.ssh);
         let bundle_name = bundle_name(request);
         let before = self.cache.bundle(&bundle_name).await.unwrap_or_default();
         let solver = Solver {

@@ -239,7 +239,12 @@ impl Solver<'_> {
         self.be_root(&tree, upper)?;
         let user = self.user(step, base, &op.user).await?;
         let mut env = op.env.clone();
-        env.extend(op.proxy.iter().cloned());
+        for (name, value) in &op.proxy {
+            match env.iter_mut().find(|(known, _)| known == name) {
+                Some((_, known)) => known.clone_from(value),
+                None => env.push((name.clone(), value.clone())),
+            }
+        }
         let mut mounts = Mounts::default();
         if let Some((name, body)) = &op.script {
             let target = format!("{}/{name}", crate::dockerfile::Program::SCRIPT_DIRECTORY);
@@ -421,7 +426,7 @@ impl Solver<'_> {
                 match forwarding.map_err(|error| self.ssh_error(step, error))? {
                     Some(forwarding) => {
                         let source = forwarding.path();
-                        mounts.list.push(StepMount::Bind { source, target, read_only: true });
+                        mounts.list.push(StepMount::Socket { source, target });
                         mounts.agents.push(forwarding);
                     }
                     None if *required => {
@@ -498,7 +503,12 @@ impl Solver<'_> {
         };
         let namespace =
             super::plan::argument(&self.request.build_args, "BUILDKIT_CACHE_MOUNT_NS").unwrap_or("");
-        let name = crate::digest::Digest::of(format!("{namespace}/{id}")).hex();
+        // A cache that begins with an image's files is another one when those are others.
+        let origin = match input {
+            InputTree::Chain(chain) => format!("/{}", chain.digest),
+            InputTree::Empty | InputTree::Directory(_) => String::new(),
+        };
+        let name = crate::digest::Digest::of(format!("{namespace}/{id}{origin}")).hex();
         let failed = |error| BuildError::cache("opening a cache mount", error);
         let local = self.engine.cache.local();
         let root = local.state_dir("cache-mounts").map_err(failed)?;

@@ -73,7 +73,7 @@ pub const ALL: &[EnvVar] = &[
     },
     EnvVar {
         name: DOCKER_CONFIG,
-        purpose: "Directory of the `config.json` with credentials for registries, instead of `~/.docker`",
+        purpose: "Directory of the `config.json` with credentials for registries and proxies for steps, instead of `~/.docker`",
     },
     EnvVar { name: SSH_AUTH_SOCK, purpose: "Socket of the SSH agent that `--ssh default` lets steps use" },
     EnvVar { name: NO_COLOR, purpose: "If not empty, no colours are used" },

@@ -11,7 +11,7 @@ use crate::exec::{CancelToken, ExecError, ResolvedUser};
 ///
 /// Serialisable only so that it can reach the helper process of the same build of the program: the encoding
 /// is no format and has no stability.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct ExecStep {
     /// Unpacked layer directories, topmost first. Empty for a step that starts from nothing.
     pub lowers: Vec<PathBuf>,
@@ -80,6 +80,19 @@ impl ExecStep {
             shm_size: Self::DEFAULT_SHM_SIZE,
             umask: Self::DEFAULT_UMASK,
         }
+    }
+}
+
+/// Shows the names of variables and not their values: a secret must not reach a log by way of `{:?}`.
+impl std::fmt::Debug for ExecStep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ExecStep")
+            .field("args", &self.args)
+            .field("env", &self.env.iter().map(|(name, _)| name).collect::<Vec<_>>())
+            .field("cwd", &self.cwd)
+            .field("user", &self.user)
+            .field("mounts", &self.mounts)
+            .finish_non_exhaustive()
     }
 }
 
@@ -166,6 +179,13 @@ pub enum StepMount {
         /// Group.
         gid: u32,
     },
+    /// A socket of the host, such as an SSH agent's. The step may change who may use it.
+    Socket {
+        /// The socket.
+        source: PathBuf,
+        /// Where.
+        target: String,
+    },
     /// A file that belongs to the step's definition, such as the body of a heredoc.
     File {
         /// Where.
@@ -186,6 +206,7 @@ impl StepMount {
             | Self::Cache { target, .. }
             | Self::Tmpfs { target, .. }
             | Self::Secret { target, .. }
+            | Self::Socket { target, .. }
             | Self::File { target, .. } => target,
         }
     }
@@ -200,6 +221,7 @@ impl std::fmt::Debug for StepMount {
             Self::Cache { .. } => "Cache",
             Self::Tmpfs { .. } => "Tmpfs",
             Self::Secret { .. } => "Secret",
+            Self::Socket { .. } => "Socket",
             Self::File { .. } => "File",
         };
         f.debug_struct(kind).field("target", &self.target()).finish_non_exhaustive()

@@ -15,6 +15,7 @@ mod foreign;
 mod proof;
 mod random;
 mod registry;
+mod secrets;
 mod self_check;
 mod ssh;
 mod steps;

@@ -76,33 +76,63 @@ impl Drop for Agent {
 /// Nothing of a build is left: no process works in its directories, and no socket is there.
 #[track_caller]
 fn assert_nothing_is_left(context: &Context) {
-    let root = context.path("xdg");
-    let working =
-        |process: &Path| std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&root));
+    assert_no_process_is_left(context, Duration::from_secs(5));
+    for entry in walkdir::WalkDir::new(context.path("xdg")) {
+        let entry = entry.unwrap();
+        assert!(!entry.path().ends_with("agent.sock"), "{}", entry.path().display());
+    }
+}
+
+#[track_caller]
+fn assert_no_process_is_left(context: &Context, patience: Duration) {
+    // The agent goes to `/`, but the variables that it was started with are those of the test's commands.
+    let home = format!("HOME={}", text(&context.path("home")));
+    let ours = |process: &Path| {
+        let variables = std::fs::read(process.join("environ")).unwrap_or_default();
+        variables.split(|byte| *byte == 0).any(|variable| variable == home.as_bytes())
+    };
     // An agent that was asked to end has to get to it.
     let started = Instant::now();
     loop {
         let left: Vec<PathBuf> = std::fs::read_dir("/proc")
             .unwrap()
             .map(|entry| entry.unwrap().path())
-            .filter(|process| working(process))
+            .filter(|process| ours(process))
             .collect();
         if left.is_empty() {
             break;
         }
-        assert!(started.elapsed() < Duration::from_secs(5), "left over: {left:?}");
+        assert!(started.elapsed() < patience, "left over: {left:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
-    for entry in walkdir::WalkDir::new(&root) {
-        let entry = entry.unwrap();
-        assert!(!entry.path().ends_with("agent.sock"), "{}", entry.path().display());
+}
+
+/// What is killed cannot clean up: the agent looks every ten seconds whether it is still needed.
+#[test]
+fn a_killed_build_leaves_no_agent() {
+    let lab = Lab::new();
+    let (key, _) = key(&lab.context, "key", "ed25519", "");
+    let dockerfile =
+        "FROM busybox\nRUN --mount=type=cache,target=/c --mount=type=ssh touch /c/has-started; sleep 60\n";
+    let mut child = lab.build(dockerfile).option_path("--ssh", "default=", &key).spawn();
+    let started = Instant::now();
+    let has_started = || {
+        let mut files = walkdir::WalkDir::new(lab.context.path("xdg")).into_iter().filter_map(Result::ok);
+        files.any(|entry| entry.file_name() == "has-started")
+    };
+    while !has_started() {
+        assert!(started.elapsed() < Duration::from_secs(30), "the step did not start");
+        std::thread::sleep(Duration::from_millis(20));
     }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_no_process_is_left(&lab.context, Duration::from_secs(20));
 }
 
 const SIGN: &str = "\
     set -e; ssh-add -L > /keys; stat -c '%u %g %a' \"$SSH_AUTH_SOCK\" > /access; echo \"$SSH_AUTH_SOCK\" > /socket; \
     head -n 1 /keys > /tmp/first.pub; echo text | ssh-keygen -q -Y sign -f /tmp/first.pub -n test > /signature; \
-    if ssh-add -D; then exit 9; fi; ssh-add -L";
+    if ssh-add -D; then exit 9; fi; chmod 666 \"$SSH_AUTH_SOCK\"; ssh-add -L";
 
 #[test]
 fn keys_from_files_sign_and_stay_where_they_are() {

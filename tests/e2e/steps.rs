@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use crate::support::lab::Lab;
-use crate::support::oci::content;
-use crate::support::{Output, is_root};
+use crate::support::oci::{Image, content};
+use crate::support::{Context, Output, is_root};
 
 /// Ways to run steps that this machine has, as options.
 fn executors() -> Vec<&'static [&'static str]> {
@@ -85,6 +85,30 @@ fn insecure_steps_may_do_everything() {
     }
 }
 
+/// In a user namespace a step has what there is: all capabilities in it, and no devices but the usual ones.
+#[test]
+fn insecure_steps_of_ordinary_users() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::of(Context::for_user(54_321));
+    let dockerfile = format!(
+        "FROM busybox\nRUN --security=insecure {STATUS} > /status && mkdir /mnt && mount -t tmpfs none /mnt && ls /dev > /devices\n"
+    );
+    let archive = lab.context.path("home/image.tar");
+    let build = lab.build(&dockerfile).args(["--allow=security.insecure"]);
+    build.option_path("--output", "type=oci,dest=", &archive).success();
+    let tree = Image::read(&archive).tree();
+    let status = content(&tree, "status");
+    let set = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
+    assert!(set("CapPrm:").trim().trim_start_matches('0').len() > 9, "{status}");
+    for name in ["CapInh:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(set(name), set("CapPrm:"), "{status}");
+    }
+    assert!(status.contains("Seccomp:\t0"), "{status}");
+    assert!(!content(&tree, "devices").contains("loop"));
+}
+
 #[test]
 fn what_is_not_granted_is_refused_before_anything_runs() {
     let lab = Lab::new();
@@ -154,7 +178,7 @@ fn hosts_names_limits_and_sizes() {
 #[test]
 fn proxies_reach_commands_and_nothing_else() {
     let lab = Lab::new();
-    let dockerfile = "FROM busybox\nRUN env | grep -i proxy= | sort > /proxies; true\n";
+    let dockerfile = "FROM busybox\nENV http_proxy=ours\nRUN env | grep -i proxy= | sort > /proxies; true\n";
     let proxies = [
         "--build-arg",
         "http_proxy=http://one",

@@ -203,8 +203,11 @@ impl<'a> Draft<'a> {
                 (base, stage.instructions.iter().map(command).collect())
             }
         };
-        if let Base::Stage(base) = base {
-            platform = self.stages[base].platform.clone();
+        match base {
+            Base::Stage(base) => platform = self.stages[base].platform.clone(),
+            // Nothing has no platform, whatever FROM says.
+            Base::Scratch => platform = target_platform.clone(),
+            Base::Source(_) => {}
         }
         Ok(StageDraft {
             label: stage.from.name.clone().unwrap_or_else(|| format!("stage-{number}")),

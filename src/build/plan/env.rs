@@ -71,9 +71,9 @@ pub(crate) fn argument<'a>(arguments: &'a [(String, String)], name: &str) -> Opt
     arguments.iter().rev().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
 }
 
-/// The proxy variables among the build arguments, in both spellings, for steps that do not set them
-/// themselves. They are not part of any key (`llb.ProxyEnv`). Of several spellings BuildKit takes the last in the order
-/// of the alphabet, where capitals come first.
+/// The proxy variables among the build arguments, in both spellings, as steps have them whatever ENV says. They are not
+/// part of any key (`llb.ProxyEnv`). Of several spellings BuildKit takes the last in the order of the alphabet, where
+/// capitals come first.
 pub(crate) fn proxy_variables(arguments: &[(String, String)]) -> Vec<(String, String)> {
     let mut variables = Vec::new();
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"] {

@@ -425,19 +425,21 @@ impl StageLowering<'_, '_, '_> {
             Instruction::Copy(copy) => self.copy(instruction, copy)?,
             Instruction::Add(add) => self.add(instruction, add)?,
             Instruction::Workdir(path) => {
-                let path = self.expand(lines, path)?;
-                if !self.state.has_workdir && !path.starts_with('/') {
-                    self.lint.report(Finding::workdir_relative_path(&path), lines);
+                let written = self.expand(lines, path)?;
+                if !self.state.has_workdir && !written.starts_with('/') {
+                    self.lint.report(Finding::workdir_relative_path(&written), lines);
                 }
                 self.state.has_workdir = true;
-                let path = absolute(&self.state.cwd, &path);
+                let path = absolute(&self.state.cwd, &written);
+                // An absolute path stays in the configuration as it is written.
+                let shown = if written.starts_with('/') { written } else { path.clone() };
                 let has_layer = path != "/";
                 if has_layer {
                     let op = WorkdirOp { path: path.clone(), user: self.state.user() };
                     self.push(instruction, Op::Workdir(op));
                 }
-                self.state.image.config.working_dir.clone_from(&path);
-                self.history(format!("WORKDIR {path}"), has_layer);
+                self.history(format!("WORKDIR {shown}"), has_layer);
+                self.state.image.config.working_dir = shown;
                 self.state.cwd = path;
             }
             Instruction::User(user) => {

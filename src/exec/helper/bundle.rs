@@ -16,7 +16,7 @@ use super::mounts::{MASKED, Mounter, READ_ONLY, insecure_devices};
 use super::privileges::{DEFAULT, held};
 use super::{Doing, SetupError};
 use crate::exec::protocol::Order;
-use crate::exec::{Security, seccomp, sys};
+use crate::exec::{ExecStep, Security, seccomp, sys};
 
 /// Becomes the runtime; returns only with an error.
 pub(super) fn become_runtime(
@@ -95,12 +95,17 @@ fn config(order: &Order, root: &Path, binds: &[(PathBuf, String)]) -> Value {
         let value = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
         json!({"type": format!("RLIMIT_{}", limit.name.to_uppercase()), "soft": value(limit.soft), "hard": value(limit.hard)})
     });
-    let shm = format!("size={}", step.shm_size);
+    let size = format!("size={}", step.shm_size);
+    let shm = if step.shm_size == ExecStep::DEFAULT_SHM_SIZE {
+        json!(["nosuid", "noexec", "nodev", "mode=1777", size])
+    } else {
+        json!(["nosuid", "mode=1777", size])
+    };
     let mut mounts = vec![
         json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]}),
         json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
         json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]}),
-        json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777", shm]}),
+        json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": shm}),
         json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]}),
         json!({"destination": "/sys", "type": "bind", "source": "/sys", "options": ["rbind", "nosuid", "noexec", "nodev", if sandboxed { "ro" } else { "rw" }]}),
     ];

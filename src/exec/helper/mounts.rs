@@ -14,7 +14,7 @@ use rustix::mount::{
 use super::rootfs::{Found, Kind, Root, mount_overlay};
 use super::{Channel, Doing, SetupError};
 use crate::exec::protocol::{Order, Report};
-use crate::exec::{Ids, Security, StepMount, sys};
+use crate::exec::{ExecStep, Ids, Security, StepMount, sys};
 
 /// Hidden from a sandboxed step: Docker's list.
 pub(super) const MASKED: &[&str] = &[
@@ -260,7 +260,10 @@ impl Mounter<'_> {
         }
         let size = self.order.step.shm_size.to_string();
         let secure = secure | MountAttrFlags::MOUNT_ATTR_NODEV;
-        let shm = new_mount("tmpfs", &[("mode", "1777"), ("size", &size)], &[], secure);
+        // One of another size is for BuildKit a mount like any other, which may hold programs.
+        let usual = self.order.step.shm_size == ExecStep::DEFAULT_SHM_SIZE;
+        let attributes = if usual { secure } else { MountAttrFlags::MOUNT_ATTR_NOSUID };
+        let shm = new_mount("tmpfs", &[("mode", "1777"), ("size", &size)], &[], attributes);
         self.attach_at(&shm.doing(|| "mounting /dev/shm")?, "/dev/shm", Kind::Directory)?;
         match new_mount("mqueue", &[], &[], secure) {
             Ok(mount) => self.attach_at(&mount, "/dev/mqueue", Kind::Directory)?,
@@ -363,6 +366,7 @@ impl Mounter<'_> {
                 let file = self.memory_file(&format!("secret{index}"), data, *mode, *uid, *gid)?;
                 self.bind(&file, target, true)
             }
+            StepMount::Socket { source, target } => self.bind(&open_host(source).doing(what)?, target, false),
             StepMount::File { target, data, mode } => {
                 let file = self.memory_file(&format!("file{index}"), data, *mode, 0, 0)?;
                 self.bind(&file, target, true)

@@ -63,10 +63,7 @@ impl StageLowering<'_, '_, '_> {
             }
             mounts.push(self.mount(lines, mount)?);
         }
-        let proxy = proxy_variables(&request.build_args)
-            .into_iter()
-            .filter(|(name, _)| self.state.env.get(name).is_none())
-            .collect();
+        let proxy = proxy_variables(&request.build_args);
         let text = run_command(&args, &self.state.declared, &self.state.env);
         let mut env = self.state.env.pairs().to_vec();
         place_agents(&mut mounts, &mut env);
