@@ -233,9 +233,9 @@ impl Engine {
         if distrusted.is_empty() {
             self.show(request, &lint);
         }
-        let agents = Agents::new(&request.ssh);
         let (plan, images) = planned?;
         let dockerfile = dockerfile?;
+        let agents = Agents::new(&request.ssh);
         self.events.emit(Event::Planned { steps: plan.names.clone() });
         let inputs = Inputs::new(&plan, images, request);
         let layers = Layers::new(self)?;
