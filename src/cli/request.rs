@@ -324,7 +324,7 @@ fn outputs(
         return Err(CliError::usage("refusing to write an archive to a terminal")
             .hint("redirect standard output, or give `dest=FILE`"));
     }
-    Ok((outputs, compression.unwrap_or_default()))
+    Ok((outputs, compression.or(environment.config.compression).unwrap_or_default()))
 }
 
 /// What is likely not meant, as sentences.

@@ -16,6 +16,7 @@ mod credentials;
 mod destination;
 mod error;
 mod export;
+mod hosts;
 mod layout;
 mod push;
 mod redact;
@@ -34,6 +35,7 @@ pub use credentials::{
 pub use destination::{BlobProvider, BoxError, DestinationError, ImageBundle, PushLayer, PushReport};
 pub use error::{ErrorDetail, RegistryError, RegistryErrorKind};
 pub use export::{Output, export_docker_archive, export_oci_archive, export_oci_layout};
+pub use hosts::{HostOptions, Hosts, Mirror, MirrorError};
 pub use layout::{LayoutReference, LayoutReferenceError, OciLayoutSource};
 pub use push::push;
 pub use source::{ImageSource, Progress, RegistrySource, ResolvedImage, SourceError};

@@ -134,6 +134,7 @@ fn build(
         readonly: false,
         scopes: vec![Scope::default()],
         docker_config: None,
+        registries: crate::registry::Hosts::new(),
     };
     let text = fs::read(checkout.join(dockerfile)).map_err(CliError::system)?;
     let request = BuildRequest {
