@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -114,7 +113,7 @@ pub(crate) struct Forwarding {
 }
 
 impl Forwarding {
-    /// The socket.
+    /// The socket. Where it is to be connected to and not mounted, see [`short`].
     pub(crate) fn path(&self) -> PathBuf {
         self.directory.path().join(SOCKET)
     }
@@ -137,8 +136,6 @@ impl Agents {
     }
 
     /// Makes a socket below `place`, a directory, on which the agent `id` answers; `None` if there is no such agent.
-    ///
-    /// The path is short enough for any program if `place` or `/tmp` allows it.
     pub(crate) async fn forward(
         &self,
         id: &str,
@@ -159,47 +156,36 @@ impl Agents {
             return Err(SshError::Unreachable { path: upstream, source });
         }
         let directory = private_directory(place)?;
-        let listener = {
-            let path = directory.path().join(SOCKET);
-            let listener = bind(&path)?;
-            if let Some((uid, gid)) = access.owner {
-                std::os::unix::fs::chown(&path, Some(uid), Some(gid))?;
-            }
-            fs_err::set_permissions(&path, std::fs::Permissions::from_mode(access.mode & 0o777))?;
-            listener
-        };
+        let path = directory.path().join(SOCKET);
+        let listener = bind(&path)?;
+        if let Some((uid, gid)) = access.owner {
+            std::os::unix::fs::chown(&path, Some(uid), Some(gid))?;
+        }
+        fs_err::set_permissions(&path, std::fs::Permissions::from_mode(access.mode & 0o777))?;
         let task = tokio::spawn(serve(listener, upstream.into(), raw));
         Ok(Some(Forwarding { task, directory }))
     }
 }
 
-/// A new directory that only this user can enter, with a path that is short enough for a socket, if there is a place
-/// for one.
+/// A new directory that only this user can enter.
 fn private_directory(place: &Path) -> io::Result<TempDir> {
-    let make = |place: &Path| {
-        let permissions = std::fs::Permissions::from_mode(0o700);
-        tempfile::Builder::new().prefix("ssh-").permissions(permissions).tempdir_in(place)
-    };
-    let fits = |directory: &TempDir| directory.path().as_os_str().len() + 1 + SOCKET.len() <= SOCKET_PATH_MAX;
-    let near = make(place)?;
-    if fits(&near) {
-        return Ok(near);
-    }
-    // Steps do not mind, git does.
-    Ok(make(Path::new("/tmp")).ok().filter(fits).unwrap_or(near))
+    let permissions = std::fs::Permissions::from_mode(0o700);
+    tempfile::Builder::new().prefix("ssh-").permissions(permissions).tempdir_in(place)
 }
 
-/// A path for `bind` and `connect`: a long one by way of a descriptor of its directory, which must stay open.
-fn short(path: &Path) -> io::Result<(PathBuf, Option<fs_err::File>)> {
+/// A path that any program of this user can bind or connect to: a socket's address has no room for a long one, which then
+/// goes by way of a descriptor of its directory that must stay open.
+pub(crate) fn short(path: &Path) -> io::Result<(PathBuf, Option<fs_err::File>)> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok((path.to_owned(), None));
     };
-    if path.as_os_str().as_bytes().len() <= SOCKET_PATH_MAX {
+    if path.as_os_str().len() <= SOCKET_PATH_MAX {
         return Ok((path.to_owned(), None));
     }
     let directory = fs_err::File::open(parent)?;
-    let short = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
-    Ok((short, Some(directory)))
+    // Not `self`: the programs that this process starts are to find it too.
+    let short = format!("/proc/{}/fd/{}", std::process::id(), directory.as_raw_fd());
+    Ok((Path::new(&short).join(name), Some(directory)))
 }
 
 fn bind(path: &Path) -> io::Result<UnixListener> {
@@ -413,7 +399,7 @@ mod tests {
         let upstream = deep.join("upstream");
         let _echo = echo(&upstream);
         let forwarding = agents(&upstream, false).forward("a", &deep, READ).await.unwrap().unwrap();
-        let path = forwarding.path();
+        let (path, _directory) = short(&forwarding.path()).unwrap();
         assert!(path.as_os_str().len() <= SOCKET_PATH_MAX, "{}", path.display());
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         for kind in 0..=255_u8 {
@@ -435,6 +421,9 @@ mod tests {
         assert_eq!(message(&mut stream).await.unwrap().unwrap(), frame(&[100, 13]));
         drop(forwarding);
         assert!(!path.exists());
+        let left: Vec<_> =
+            std::fs::read_dir(&deep).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["upstream"]);
     }
 
     #[tokio::test]
