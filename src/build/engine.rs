@@ -235,7 +235,7 @@ impl Engine {
                 self.events.emit(Event::Warning { message });
             }
         }
-        let agents = Agents::new(&request.ssh);
+        let agents = Agents::new(&request.ssh, self.cache.local());
         let mut draft = Draft::new(&dockerfile, request)?;
         let images = Inputs::resolve(self, request, &dockerfile, &mut draft).await?;
         let plan = draft.lower()?;
