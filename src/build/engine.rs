@@ -8,17 +8,16 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OnceCell, Semaphore};
 
+use super::checks;
 use super::error::BuildError;
 use super::export::{self, Exported};
 use super::foreign::Foreign;
 use super::inputs::Inputs;
 use super::layers::Layers;
-use super::options::{BuildRequest, DockerfileText};
-use super::plan::{Draft, argument};
+use super::options::BuildRequest;
 use super::solve::{Progress, Solver};
 use super::ssh::Agents;
 use crate::digest::Digest;
-use crate::dockerfile;
 use crate::event::{Event, Events, StepId, StepOutcome, Summary};
 use crate::exec::{CancelToken, Executor};
 use crate::image::Descriptor;
@@ -172,7 +171,7 @@ impl Engine {
     }
 
     /// Completes when the build is to end early.
-    async fn cancelled(&self) {
+    pub(super) async fn cancelled(&self) {
         // The token belongs to the executor, which polls it; here a look every now and then is soon enough.
         while !self.cancel.is_cancelled() {
             tokio::time::sleep(CANCEL_POLL).await;
@@ -225,20 +224,18 @@ impl Engine {
         distrusted: &HashSet<Key>,
         started: Instant,
     ) -> Result<BuildOutcome, BuildError> {
-        let syntax = argument(&request.build_args, "BUILDKIT_SYNTAX").filter(|syntax| !syntax.is_empty());
-        let DockerfileText { name, text, .. } = &request.dockerfile;
-        let dockerfile = dockerfile::parse_with_syntax(name, text, syntax)?;
-        for warning in &dockerfile.warnings {
-            if !dockerfile.directives.check.skips(warning.rule) {
-                let message =
-                    format!("{}:{}: {} ({})", dockerfile.name, warning.lines, warning.message, warning.rule);
-                self.events.emit(Event::Warning { message });
-            }
+        let (lint, dockerfile) = checks::read(request);
+        let planned = match &dockerfile {
+            Ok(dockerfile) => self.plan(request, dockerfile, &lint).await,
+            Err(error) => Err(error.clone().into()),
+        };
+        // A second attempt finds the same.
+        if distrusted.is_empty() {
+            self.show(request, &lint);
         }
         let agents = Agents::new(&request.ssh, self.cache.local());
-        let mut draft = Draft::new(&dockerfile, request)?;
-        let images = Inputs::resolve(self, request, &dockerfile, &mut draft).await?;
-        let plan = draft.lower()?;
+        let (plan, images) = planned?;
+        let dockerfile = dockerfile?;
         self.events.emit(Event::Planned { steps: plan.names.clone() });
         let inputs = Inputs::new(&plan, images, request);
         let layers = Layers::new(self)?;

@@ -71,6 +71,12 @@ pub enum BuildError {
         /// The records that need it.
         keys: Vec<Key>,
     },
+    /// The Dockerfile's own `# check=error=true` makes findings errors.
+    #[error("{rules}")]
+    Checks {
+        /// Which rules, as a sentence.
+        rules: String,
+    },
     /// The build was interrupted.
     #[error("the build was cancelled")]
     Cancelled,
@@ -125,6 +131,10 @@ impl Hint for BuildError {
                 Some("`crossdock cache verify --repair` checks and mends the local cache".into())
             }
             Self::Lost { .. } => Some("build again, with `--no-cache` if it happens again".into()),
+            Self::Checks { .. } => Some(
+                "the warnings say what was found; `# check=skip=Rule` in the Dockerfile switches a rule off"
+                    .into(),
+            ),
             Self::Cancelled => None,
         }
     }

@@ -248,7 +248,7 @@ fn image_error(place: String, image: &str, message: String, hint: Option<String>
     BuildError::Image { place, image: image.to_owned(), source: message.into(), hint }
 }
 
-async fn resolve_image(
+pub(super) async fn resolve_image(
     engine: &Engine,
     pull: bool,
     spec: &SourceSpec,

@@ -502,7 +502,12 @@ impl Solver<'_> {
         };
         let namespace =
             super::plan::argument(&self.request.build_args, "BUILDKIT_CACHE_MOUNT_NS").unwrap_or("");
-        let name = crate::digest::Digest::of(format!("{namespace}/{id}")).hex();
+        // A cache that begins with an image's files is another one when those are others.
+        let origin = match input {
+            InputTree::Chain(chain) => format!("/{}", chain.digest),
+            InputTree::Empty | InputTree::Directory(_) => String::new(),
+        };
+        let name = crate::digest::Digest::of(format!("{namespace}/{id}{origin}")).hex();
         let failed = |error| BuildError::cache("opening a cache mount", error);
         let local = self.engine.cache.local();
         let root = local.state_dir("cache-mounts").map_err(failed)?;

@@ -134,6 +134,16 @@ impl Machine {
         }
     }
 
+    /// For what runs no step and unpacks no layer.
+    pub(super) fn idle() -> Self {
+        Self {
+            executor: Err("no step is to be run".to_owned()),
+            ownership: Ownership { user_namespace: true, single_id: true },
+            ids: None,
+            note: None,
+        }
+    }
+
     /// Why steps cannot be run, if they cannot.
     pub(super) fn obstacle(&self) -> Option<&str> {
         self.executor.as_ref().err().map(String::as_str)
@@ -164,6 +174,16 @@ pub(super) async fn build(
     events: Events,
     cancel: Cancel,
 ) -> Result<BuildOutcome, CliError> {
+    engine(machine, settings, events, cancel)?.build(request).await.map_err(build_error)
+}
+
+/// The engine, with the caches and the registries' credentials that the settings name.
+pub(super) fn engine(
+    machine: Machine,
+    settings: &Settings,
+    events: Events,
+    cancel: Cancel,
+) -> Result<Engine, CliError> {
     let local = open_local(&settings.local)?;
     let remote: Option<Arc<dyn Store>> = match &settings.shared {
         None => None,
@@ -208,11 +228,10 @@ pub(super) async fn build(
     };
     let registry = registry::Client::new(ClientOptions::default(), credentials)
         .map_err(|error| CliError::hinted(ExitStatus::System, error))?;
-    let engine = Engine::new(cache, machine.executor, registry, events, now, machine.ownership, cancel.0);
-    engine.build(request).await.map_err(build_error)
+    Ok(Engine::new(cache, machine.executor, registry, events, now, machine.ownership, cancel.0))
 }
 
-fn build_error(error: BuildError) -> CliError {
+pub(super) fn build_error(error: BuildError) -> CliError {
     let status = match &error {
         BuildError::Cancelled => ExitStatus::Interrupted,
         BuildError::Cache { .. } | BuildError::Execute { .. } | BuildError::Lost { .. } => ExitStatus::System,

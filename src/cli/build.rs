@@ -11,7 +11,7 @@ use super::backend::{self, Cancel, Machine, Settings};
 use super::environment::Environment;
 use super::error::{CliError, ExitStatus};
 use super::report::{self, Built, Reporter};
-use super::{request, signals};
+use super::{call, request, signals};
 use crate::build::{BuildOutcome, BuildRequest, Output};
 use crate::event::{Event, StepOutcome};
 
@@ -33,6 +33,9 @@ fn prepared(
     environment: &Environment,
     reporter: &Arc<dyn Reporter>,
 ) -> Result<ExitStatus, CliError> {
+    if let Some(spec) = call::asked(command) {
+        return call::command(spec, command, environment, reporter);
+    }
     let request = request::of_build(command, environment, &mut std::io::stdin().lock())?;
     let settings = Settings::resolve(&command.build.cache, environment)?;
     for message in command.build.docker.warnings().into_iter().chain(request::warnings(&request)) {

@@ -36,6 +36,7 @@ fn help_has_examples_for_every_command() {
         &["doctor"],
         &["demo"],
         &["completion"],
+        &["man"],
         &["version"],
     ] {
         let output = crossdock(&[command, &["--help"]].concat());

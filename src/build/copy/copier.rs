@@ -147,13 +147,19 @@ impl<V: View, S: Source> Copier<'_, '_, V, S> {
         Ok(())
     }
 
-    /// Makes or merges a directory. The top one keeps the metadata that it has.
+    /// Makes or merges a directory. The top one keeps the metadata that it has, and takes the source's time.
     fn copy_directory(&mut self, node: &Node, target: &[u8], top: bool) -> Result<(), CopyError> {
         match lookup(&*self.staging, target) {
             Some(existing) if !existing.is_directory() => {
                 Err(CopyError::NotADirectory { path: display(target) })
             }
-            Some(_) if top => Ok(()),
+            // The root of an image is in no layer.
+            Some(_) if top && target.is_empty() => Ok(()),
+            Some(existing) if top => {
+                let mtime = self.rules.clamp(node.metadata.mtime);
+                self.staging.set_metadata(target, Metadata { mtime, ..existing.metadata });
+                Ok(())
+            }
             Some(_) => {
                 self.staging.set_metadata(target, self.rules.apply(node));
                 Ok(())

@@ -25,6 +25,8 @@ impl BuildKit {
                 "--oci-worker=true",
                 "--containerd-worker=false",
                 "--oci-worker-net=host",
+                "--allow-insecure-entitlement=network.host",
+                "--allow-insecure-entitlement=security.insecure",
                 "--addr",
                 &socket,
             ])
@@ -37,14 +39,15 @@ impl BuildKit {
             .unwrap_or_else(|error| panic!("BUILDKIT_BIN={}: buildkitd: {error}", programs.display()));
         let buildkit = Self { daemon, client: programs.join("buildctl"), socket };
         let started = Instant::now();
-        while !buildkit.client(context).args(["debug", "workers"]).output().status.success() {
+        while !buildkit.command(context).args(["debug", "workers"]).output().status.success() {
             assert!(started.elapsed() < Duration::from_secs(20), "buildkitd did not start");
             std::thread::sleep(Duration::from_millis(50));
         }
         Some(buildkit)
     }
 
-    fn client(&self, context: &Context) -> super::Run {
+    /// `buildctl`, talking to this daemon.
+    pub(crate) fn command(&self, context: &Context) -> super::Run {
         context.command(&self.client).args(["--addr", &self.socket])
     }
 
@@ -54,7 +57,7 @@ impl BuildKit {
         let index: serde_json::Value =
             serde_json::from_slice(&std::fs::read(busybox.join("index.json")).unwrap()).unwrap();
         let digest = index["manifests"][0]["digest"].as_str().unwrap();
-        self.client(context)
+        self.command(context)
             .args(["build", "--no-cache", "--progress=plain", "--frontend=dockerfile.v0"])
             .args(["--oci-layout", &format!("base={}", text(busybox))])
             .args(["--opt", &format!("context:busybox=oci-layout://base@{digest}")])
