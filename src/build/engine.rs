@@ -235,7 +235,7 @@ impl Engine {
         }
         let (plan, images) = planned?;
         let dockerfile = dockerfile?;
-        let agents = Agents::new(&request.ssh);
+        let agents = Agents::new(&request.ssh, self.cache.local());
         self.events.emit(Event::Planned { steps: plan.names.clone() });
         let inputs = Inputs::new(&plan, images, request);
         let layers = Layers::new(self)?;

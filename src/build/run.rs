@@ -423,9 +423,8 @@ impl Solver<'_> {
             }
             Mount::Ssh { id, required, mode, uid, gid, .. } => {
                 let owner = (!self.engine.ownership.single_id).then_some((*uid, *gid));
-                fs_err::create_dir(scratch).map_err(|error| BuildError::cache("preparing a mount", error))?;
                 let access = Access { mode: *mode, owner };
-                let forwarding = self.agents.forward(id, scratch, access).await;
+                let forwarding = self.agents.forward(id, access).await;
                 match forwarding.map_err(|error| self.ssh_error(step, error))? {
                     Some(forwarding) => {
                         let source = forwarding.path();
