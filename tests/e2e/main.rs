@@ -5,6 +5,7 @@
 mod support;
 
 mod caching;
+mod checks;
 mod cli;
 mod crash;
 mod dockerfiles;

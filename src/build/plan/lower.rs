@@ -689,6 +689,7 @@ impl StageLowering<'_, '_, '_> {
         for source in common.sources {
             sources.push(self.expand(lines, source)?);
         }
+        let written = self.expand(lines, common.destination)?;
         let mut files = Vec::new();
         for heredoc in common.heredocs {
             let mut body = heredoc.body();
@@ -697,7 +698,6 @@ impl StageLowering<'_, '_, '_> {
             }
             files.push((heredoc.name.clone(), body.into_bytes()));
         }
-        let written = self.expand(lines, common.destination)?;
         let mut history = String::from(keyword);
         for (flag, value) in [
             (" --parents", common.parents.then_some("")),

@@ -142,8 +142,8 @@ impl<'r> Document<'r> {
         #[derive(Serialize)]
         struct Source<'a> {
             filename: &'a str,
-            language: &'a str,
             data: String,
+            language: &'a str,
         }
         #[derive(Serialize)]
         struct Error {
@@ -171,7 +171,7 @@ impl<'r> Document<'r> {
             .collect();
         json(&Results {
             warnings: Some(warnings).filter(|warnings| !warnings.is_empty()),
-            sources: [Source { filename: &self.name, language: "Dockerfile", data: self.encoded() }],
+            sources: [Source { filename: &self.name, data: self.encoded(), language: "Dockerfile" }],
             build_error: message(checked)
                 .map(|message| Error { message, location: Location::of(checked.error_lines()) }),
         })
