@@ -38,12 +38,13 @@ struct Position {
 
 impl Location {
     fn of(lines: Option<Lines>) -> Self {
-        let lines = lines.map_or(1..=0, |lines| lines.start..=lines.end);
+        let lines = lines.into_iter().flat_map(|lines| lines.start..=lines.end);
         let ranges = lines.map(|line| Range { start: Position { line }, end: Position { line } });
         Self { ranges: ranges.collect() }
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn is_false(value: &bool) -> bool {
     !value
 }
