@@ -171,9 +171,11 @@ impl<'d, 'a> Lowering<'d, 'a> {
         }
         for command in &drafted.commands {
             lowering.is_trigger = command.is_trigger;
-            lowering.lint = match command.is_trigger {
-                true => draft.lint.clone(),
-                false => draft.lint.above(draft.dockerfile.comments_above(command.instruction.lines)),
+            // Triggers come from elsewhere, without comments.
+            lowering.lint = if command.is_trigger {
+                draft.lint.clone()
+            } else {
+                draft.lint.above(draft.dockerfile.comments_above(command.instruction.lines))
             };
             lowering.instruction(&command.instruction)?;
         }
