@@ -7,12 +7,16 @@ use super::copy::view::{clean, components};
 use super::plan::{Input, Op, Plan};
 use crate::context::hashes::HashCache;
 use crate::context::ignore::{Ignore, IgnoreError};
+use crate::context::open::read_small;
 use crate::context::pattern::has_wildcard;
 use crate::context::scan::{ScanError, Wanted, scan};
 use crate::digest::Digest;
 use crate::dockerfile::Mount;
 use crate::layer::{Timestamp, Toc};
 use crate::tree::{Tree, TreeError};
+
+/// An ignore file larger than this is a mistake; the Dockerfile has the same bound.
+const IGNORE_BYTES_MAX: u64 = 16 << 20;
 
 /// A scanned directory context.
 #[derive(Debug)]
@@ -87,12 +91,10 @@ pub(crate) fn ignore_rules(
         Some((name, text)) => (name.clone(), text.clone()),
         None => {
             let path = root.join(".dockerignore");
-            let text = match fs_err::read(&path) {
-                Ok(text) => text,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            match read_small(&path, IGNORE_BYTES_MAX) {
+                Ok(text) => (".dockerignore".to_owned(), text.unwrap_or_default()),
                 Err(source) => return Err(ContextError::Io { path, source }),
-            };
-            (".dockerignore".to_owned(), text)
+            }
         }
     };
     Ok((Ignore::parse(&name, &text)?, name))

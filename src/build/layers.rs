@@ -17,6 +17,7 @@ use super::copy::{CopyError, Opener};
 use super::engine::Engine;
 use super::error::BuildError;
 use super::inputs::InputTree;
+use crate::context::open::open_file;
 use crate::digest::{Digest, Hashing};
 use crate::event::{Event, StepId};
 use crate::hint::Hint as _;
@@ -549,10 +550,10 @@ impl Opener for InputFiles {
                 lowers.get(&(node.origin.layer as usize)).ok_or_else(not_found)?.join(name)
             }
         };
-        let file = fs_err::File::open(&path)
-            .map_err(|source| CopyError::Io { path: path.display().to_string(), source })?;
         // Whoever reads it has a buffer; a second one for each of many small files would cost more than it saves.
-        Ok(Box::new(file.into_parts().0))
+        let file =
+            open_file(&path).map_err(|source| CopyError::Io { path: path.display().to_string(), source })?;
+        Ok(Box::new(file))
     }
 }
 

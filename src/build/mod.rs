@@ -7,7 +7,7 @@
 mod chain;
 mod checks;
 mod contexts;
-mod copy;
+pub(crate) mod copy;
 mod engine;
 mod error;
 mod export;
@@ -18,7 +18,7 @@ mod layers;
 mod mask;
 mod materialise;
 mod options;
-mod plan;
+pub(crate) mod plan;
 mod remembered;
 mod run;
 mod solve;

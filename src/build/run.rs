@@ -22,7 +22,7 @@ use crate::exec::{
     self, ExecError, ExecOutcome, ExecStep, Exit, ResolvedUser, StepMount, resolve_owner, resolve_user,
 };
 use crate::hint::Hint as _;
-use crate::layer::{Compression, DiffOptions, diff_upper};
+use crate::layer::{Compression, DiffOptions, Timestamp, diff_upper};
 use crate::store::Lock;
 use crate::tree::Tree;
 
@@ -275,6 +275,7 @@ impl Solver<'_> {
         }
         let secrets: Vec<Vec<u8>> = self.request.secrets.iter().map(|secret| secret.value.clone()).collect();
         let (events, id) = (Arc::clone(&self.engine.events), step.id);
+        let started = self.engine.now();
         let cancel = self.engine.cancel.clone();
         let outcome = self
             .engine
@@ -308,7 +309,7 @@ impl Solver<'_> {
             return Err(failure(place, step, outcome.exit, log.tail()).into());
         }
         drop((mounts.locks, mounts.agents));
-        let made = self.keep(base, &tree, upper.clone(), outcome, log).await;
+        let made = self.keep(base, &tree, upper.clone(), started, outcome, log).await;
         drop(directory);
         made
     }
@@ -331,6 +332,7 @@ impl Solver<'_> {
         base: &Arc<Chain>,
         tree: &Arc<Tree>,
         upper: PathBuf,
+        started: Timestamp,
         outcome: ExecOutcome,
         log: Log,
     ) -> Result<Made, BuildError> {
@@ -341,6 +343,7 @@ impl Solver<'_> {
             whiteouts: super::layers::whiteouts(self.engine.ownership),
             exclude: outcome.created_mountpoints.into_iter().collect(),
             clamp: self.request.source_date_epoch,
+            started: Some(started),
             single_id: self.engine.ownership.single_id,
         };
         let unpacked = self.layers.unpacked_root();

@@ -23,7 +23,7 @@ mod man;
 mod output;
 mod proxies;
 pub mod report;
-mod request;
+pub(crate) mod request;
 mod secrets;
 mod signals;
 mod ssh;

@@ -38,7 +38,7 @@ pub(super) fn of_build(
 }
 
 /// What the flags that `build` and `fingerprint` share ask for.
-pub(super) fn of_args(
+pub(crate) fn of_args(
     args: &BuildArgs,
     environment: &Environment,
     stdin: &mut dyn Read,

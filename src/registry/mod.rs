@@ -25,6 +25,8 @@ mod transfer;
 mod transport;
 
 pub use archive::ArchiveSource;
+#[cfg(any(test, fuzzing))]
+pub(crate) use auth::challenge;
 pub use client::{Client, ClientOptions, FetchedManifest, ManifestHead, MountOutcome, UploadSession};
 pub use credentials::{
     Credential, CredentialError, Credentials, DockerConfigCredentials, NoCredentials, Secret,

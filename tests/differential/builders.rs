@@ -125,8 +125,10 @@ pub(crate) fn buildkit(context: &Context, daemon: &BuildKit, job: &Job<'_>) -> B
         if name == "--file" {
             let path = Path::new(value);
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            dockerfile.0 = parent.unwrap_or(Path::new(".")).to_owned();
-            dockerfile.1 = path.file_name().unwrap().to_str().unwrap().to_owned();
+            dockerfile = (
+                parent.unwrap_or(Path::new(".")).to_owned(),
+                path.file_name().unwrap().to_str().unwrap().to_owned(),
+            );
             run = run.args(["--opt", &format!("filename={}", dockerfile.1)]);
         } else {
             run = translated(run, name, value);
@@ -181,7 +183,7 @@ fn stage_and_number(name: &str) -> Option<(String, u32)> {
     let (step, of) = numbers.split_once('/')?;
     of.parse::<u32>().ok()?;
     // The name of an only stage is left out, except where a mount reminds BuildKit of stages.
-    let stage = if stage.is_empty() { "stage-0" } else { stage };
+    let stage = if stage.is_empty() { "stage-0" } else { stage.trim_end() };
     (!command.starts_with("FROM ")).then_some((stage.to_owned(), step.parse().ok()?))
 }
 

@@ -149,7 +149,7 @@ impl Tree {
                 String::from_utf8_lossy(value).into_owned().clone_into(&mut mtime);
             }
         }
-        let link = entry.link_name_bytes().map(|link| link.into_owned());
+        let link = entry.link_name_bytes().map(std::borrow::Cow::into_owned);
         let header = entry.header().clone();
         let kind = match header.entry_type() {
             tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => "file",

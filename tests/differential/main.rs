@@ -55,6 +55,9 @@ fn main() -> ExitCode {
         );
         return ExitCode::SUCCESS;
     }
+    if !contexts::are_there() {
+        println!("NOT built: the contexts of ../shared/data/dockerfile, which is not there");
+    }
     let all_variations = !filter.is_empty() || std::env::var_os("CROSSDOCK_TEST_LONG").is_some();
     Proof::new(cases, all_variations).run()
 }
@@ -229,7 +232,7 @@ impl Trial<'_> {
             if !theirs.ran_more_than(&ours).is_empty()
                 && let Ok(image) = &ours.outcome
             {
-                found.extend(self.from_scratch(&job, image));
+                found.extend(self.differs_from_scratch(&job, image));
             }
         }
         (ours, found)
@@ -244,7 +247,7 @@ impl Trial<'_> {
     }
 
     /// How an image differs from one that is made without any cache.
-    fn from_scratch(&self, job: &Job<'_>, image: &image::Image) -> Vec<String> {
+    fn differs_from_scratch(&self, job: &Job<'_>, image: &image::Image) -> Vec<String> {
         let scratch = crossdock(self.context, job, "scratch", &["--no-cache"]);
         self.empty("scratch");
         match &scratch.outcome {

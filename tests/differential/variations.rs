@@ -76,7 +76,7 @@ impl Variation {
     pub(crate) fn change_files(self, case: &Case, directory: &Path) {
         let run = |command: &mut Command| assert!(command.status().unwrap().success(), "{command:?}");
         if let Some(line) = self.line() {
-            let dockerfile = directory.join("Dockerfile");
+            let dockerfile = directory.join(case.dockerfile_path());
             let mut text = std::fs::read_to_string(&dockerfile).unwrap();
             text.insert_str(end_of_from(&text).expect("it was asked whether this applies"), line);
             std::fs::write(&dockerfile, text).unwrap();

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod badinput;
 mod caching;
 mod checks;
 mod cli;

@@ -1,6 +1,6 @@
 //! The entries that a step adds to a tree, collected before they are written as a layer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::path::PathBuf;
 
@@ -41,6 +41,9 @@ pub(crate) struct Staged {
 pub(crate) struct Staging<'a, V> {
     tree: &'a V,
     added: BTreeMap<Vec<u8>, Staged>,
+    /// The other names of the files among `added` that have some, by the name that holds the file: without it each
+    /// link of an archive that has a million of them would be looked for among all entries.
+    links: BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>>,
 }
 
 /// Owner and mode of directories that are made on the way.
@@ -85,7 +88,7 @@ impl<V: View> View for Staging<'_, V> {
 
 impl<'a, V: View> Staging<'a, V> {
     pub(crate) fn new(tree: &'a V) -> Self {
-        Self { tree, added: BTreeMap::new() }
+        Self { tree, added: BTreeMap::new(), links: BTreeMap::new() }
     }
 
     fn target_of(&self, staged: &Staged) -> Node {
@@ -106,7 +109,10 @@ impl<'a, V: View> Staging<'a, V> {
         if !staged.node.is_directory() {
             self.remove_below(&path);
         }
-        self.promote_links(&path);
+        self.forget(&path);
+        if let EntryKind::HardLink { target } = &staged.node.kind {
+            self.links.entry(target.clone()).or_default().insert(path.clone());
+        }
         self.added.insert(path, staged);
     }
 
@@ -127,12 +133,9 @@ impl<'a, V: View> Staging<'a, V> {
 
     /// Replaces the metadata of a file that was added, which all its names share.
     pub(crate) fn set_file_metadata(&mut self, first: &[u8], metadata: &Metadata) {
-        for (path, staged) in &mut self.added {
-            let is_name = match &staged.node.kind {
-                EntryKind::HardLink { target } => target == first,
-                _ => path == first,
-            };
-            if is_name {
+        let names = self.links.get(first).into_iter().flatten().map(Vec::as_slice);
+        for name in names.chain([first]) {
+            if let Some(staged) = self.added.get_mut(name) {
                 staged.node.metadata = metadata.clone();
             }
         }
@@ -148,29 +151,34 @@ impl<'a, V: View> Staging<'a, V> {
             .cloned()
             .collect();
         for path in below {
-            self.promote_links(&path);
-            self.added.remove(&path);
+            self.forget(&path);
         }
     }
 
-    /// If the file added at `path` has other names, the next of them becomes the first.
-    fn promote_links(&mut self, path: &[u8]) {
-        let Some(Staged { node: Node { kind: EntryKind::File { .. }, .. }, .. }) = self.added.get(path)
-        else {
-            return;
-        };
-        let link =
-            |staged: &Staged| matches!(&staged.node.kind, EntryKind::HardLink { target } if target == path);
-        let names: Vec<Vec<u8>> =
-            self.added.iter().filter(|(_, staged)| link(staged)).map(|(name, _)| name.clone()).collect();
-        let Some((first, rest)) = names.split_first() else { return };
-        if let Some(file) = self.added.get(path).cloned() {
-            self.added.insert(first.clone(), file);
-        }
-        for name in rest {
-            if let Some(staged) = self.added.get_mut(name) {
-                staged.node.kind = EntryKind::HardLink { target: first.clone() };
+    /// Removes what was added at `path`. If that is a file with other names, the next of them holds it from now on.
+    fn forget(&mut self, path: &[u8]) {
+        let Some(gone) = self.added.remove(path) else { return };
+        if let EntryKind::HardLink { target } = &gone.node.kind {
+            if let Some(names) = self.links.get_mut(target) {
+                names.remove(path);
             }
+            return;
+        }
+        let Some(mut names) = self.links.remove(path) else { return };
+        let Some(first) = names.pop_first() else { return };
+        self.added.insert(first.clone(), gone);
+        self.rename(names, &first);
+    }
+
+    /// Makes `names` other names of the file that `first` holds.
+    fn rename(&mut self, names: BTreeSet<Vec<u8>>, first: &[u8]) {
+        for name in &names {
+            if let Some(staged) = self.added.get_mut(name) {
+                staged.node.kind = EntryKind::HardLink { target: first.to_vec() };
+            }
+        }
+        if !names.is_empty() {
+            self.links.insert(first.to_vec(), names);
         }
     }
 
@@ -196,7 +204,18 @@ impl<'a, V: View> Staging<'a, V> {
     /// Everything that was added, in an order in which a tar can hold it: parents first, the target of a hard link
     /// before it. Parents that were not added come as implied directories with the tree's metadata, because stock
     /// clients make missing ones with modes of their own.
-    pub(crate) fn finish(self) -> Vec<(Vec<u8>, Staged)> {
+    pub(crate) fn finish(mut self) -> Vec<(Vec<u8>, Staged)> {
+        // The first name in this order must hold the file.
+        for (holder, mut names) in std::mem::take(&mut self.links) {
+            let Some(first) = names.first().filter(|first| **first < holder).cloned() else { continue };
+            let Some(file) = self.added.get(&holder).cloned() else { continue };
+            names.remove(&first);
+            let kind = EntryKind::HardLink { target: first.clone() };
+            let node = Node { metadata: file.node.metadata.clone(), kind };
+            self.added.insert(holder, Staged { node, content: Content::None });
+            self.added.insert(first.clone(), file);
+            self.rename(names, &first);
+        }
         let mut all = self.added;
         let mut implied = BTreeMap::new();
         for path in all.keys() {
@@ -210,30 +229,6 @@ impl<'a, V: View> Staging<'a, V> {
             }
         }
         all.append(&mut implied);
-        // The first name in this order must hold the file.
-        let first_names: BTreeMap<Vec<u8>, Vec<u8>> = {
-            let mut first: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-            for (path, staged) in &all {
-                if let EntryKind::HardLink { target } = &staged.node.kind
-                    && path < target
-                {
-                    first.entry(target.clone()).or_insert_with(|| path.clone());
-                }
-            }
-            first
-        };
-        for (target, first) in first_names {
-            let Some(file) = all.get(&target).cloned() else { continue };
-            for staged in all.values_mut() {
-                if matches!(&staged.node.kind, EntryKind::HardLink { target: old } if *old == target) {
-                    staged.node.kind = EntryKind::HardLink { target: first.clone() };
-                }
-            }
-            let link = EntryKind::HardLink { target: first.clone() };
-            let node = Node { metadata: file.node.metadata.clone(), kind: link };
-            all.insert(target, Staged { node, content: Content::None });
-            all.insert(first, file);
-        }
         all.into_iter().collect()
     }
 }
