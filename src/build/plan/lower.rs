@@ -171,9 +171,11 @@ impl<'d, 'a> Lowering<'d, 'a> {
         }
         for command in &drafted.commands {
             lowering.is_trigger = command.is_trigger;
-            lowering.lint = match command.is_trigger {
-                true => draft.lint.clone(),
-                false => draft.lint.above(draft.dockerfile.comments_above(command.instruction.lines)),
+            // Triggers come from elsewhere, without comments.
+            lowering.lint = if command.is_trigger {
+                draft.lint.clone()
+            } else {
+                draft.lint.above(draft.dockerfile.comments_above(command.instruction.lines))
             };
             lowering.instruction(&command.instruction)?;
         }
@@ -689,6 +691,7 @@ impl StageLowering<'_, '_, '_> {
         for source in common.sources {
             sources.push(self.expand(lines, source)?);
         }
+        let written = self.expand(lines, common.destination)?;
         let mut files = Vec::new();
         for heredoc in common.heredocs {
             let mut body = heredoc.body();
@@ -697,7 +700,6 @@ impl StageLowering<'_, '_, '_> {
             }
             files.push((heredoc.name.clone(), body.into_bytes()));
         }
-        let written = self.expand(lines, common.destination)?;
         let mut history = String::from(keyword);
         for (flag, value) in [
             (" --parents", common.parents.then_some("")),

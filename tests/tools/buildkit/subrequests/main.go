@@ -2,7 +2,8 @@
 // answers as JSON. buildctl prints only their text.
 //
 // Its arguments are the address of buildkitd and the OCI layout that stands for the image `busybox`; on standard
-// input it takes a JSON list of cases, each a directory with a Dockerfile and the frontend's options.
+// input it takes a JSON list of cases, each a directory with a Dockerfile, the frontend's
+// options and the questions.
 package main
 
 import (
@@ -12,21 +13,21 @@ import (
 	"os"
 	"strings"
 
+	cstore "github.com/containerd/containerd/v2/core/content"
+	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/moby/buildkit/client"
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/content"
 	"github.com/moby/buildkit/session/filesync"
 	"github.com/tonistiigi/fsutil"
-
-	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
-	cstore "github.com/containerd/containerd/v2/core/content"
 )
 
 type testCase struct {
 	Name      string            `json:"name"`
 	Directory string            `json:"directory"`
 	Options   map[string]string `json:"options"`
+	Questions []string          `json:"questions"`
 }
 
 func main() {
@@ -54,7 +55,7 @@ func run() error {
 	answers := map[string]map[string]string{}
 	for _, tc := range cases {
 		answers[tc.Name] = map[string]string{}
-		for _, question := range []string{"lint", "outline", "targets"} {
+		for _, question := range tc.Questions {
 			ask(ctx, c, store, tc, question, answers[tc.Name])
 		}
 	}
