@@ -120,9 +120,12 @@ pub(crate) fn buildkit(context: &Context, daemon: &BuildKit, job: &Job<'_>) -> B
             .args(["--oci-layout", &format!("base{number}={}", text(&layout.directory))])
             .args(["--opt", &format!("context:{name}=oci-layout://base{number}@{}", layout.digest)]);
     }
+    let mut hosts: Vec<String> = Vec::new();
     for option in job.options {
         let (name, value) = option.split_once(' ').unwrap_or((option, ""));
-        if name == "--file" {
+        if name == "--add-host" {
+            hosts.push(value.replacen(':', "=", 1));
+        } else if name == "--file" {
             let path = Path::new(value);
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             dockerfile = (
@@ -133,6 +136,9 @@ pub(crate) fn buildkit(context: &Context, daemon: &BuildKit, job: &Job<'_>) -> B
         } else {
             run = translated(run, name, value);
         }
+    }
+    if !hosts.is_empty() {
+        run = run.args(["--opt", &format!("add-hosts={}", hosts.join(","))]);
     }
     let output = run.option_path("--local", "dockerfile=", &dockerfile.0).output();
     let ran = steps_of_buildkit(&output.stderr());
@@ -147,7 +153,6 @@ fn translated(run: Run, name: &str, value: &str) -> Run {
         "--target" | "--platform" | "--ulimit" | "--shm-size" => opt(run, format!("{}={value}", &name[2..])),
         "--no-cache-filter" => opt(run, format!("no-cache={value}")),
         "--network" => opt(run, format!("force-network-mode={value}")),
-        "--add-host" => opt(run, format!("add-hosts={}", value.replacen(':', "=", 1))),
         "--build-context" => {
             let (name, directory) = value.split_once('=').unwrap();
             opt(run, format!("context:{name}=local:{name}")).args(["--local", &format!("{name}={directory}")])
@@ -182,8 +187,9 @@ fn stage_and_number(name: &str) -> Option<(String, u32)> {
     let (stage, numbers) = head.rsplit_once(' ').unwrap_or(("", head));
     let (step, of) = numbers.split_once('/')?;
     of.parse::<u32>().ok()?;
-    // The name of an only stage is left out, except where a mount reminds BuildKit of stages.
-    let stage = if stage.is_empty() { "stage-0" } else { stage.trim_end() };
+    // With several platforms, theirs stand before it; the name of an only stage is left out, except where a mount
+    // reminds BuildKit of stages.
+    let stage = stage.split(' ').rfind(|word| !word.is_empty() && !word.contains('/')).unwrap_or("stage-0");
     (!command.starts_with("FROM ")).then_some((stage.to_owned(), step.parse().ok()?))
 }
 
