@@ -49,15 +49,38 @@ pub(crate) fn all(context: &Context) -> Vec<Base> {
         "Env": path,
         "OnBuild": ["RUN echo triggered > /triggered", "COPY . /from-trigger", "ENV TRIGGERED=yes"],
     });
+    let from_trigger = json!({"Env": path, "OnBuild": ["COPY --from=busybox /etc/group /from-busybox"]});
     let make = |name: &'static str, layers: &[&[u8]], config: &Value| base_of(context, name, layers, config);
     vec![
         make("busybox", &[&busybox], &shell),
         make("configured", &[&busybox], &configured),
         make("bare", &[&busybox], &json!({})),
         make("triggers", &[&busybox], &triggers),
+        make("fromtrigger", &[&busybox], &from_trigger),
+        annotated(make("annotated", &[&busybox], &shell)),
         make("distribution", &[&busybox, &distribution()], &shell),
         without_layers(context),
     ]
+}
+
+/// Gives an image's manifest annotations.
+fn annotated(mut base: Base) -> Base {
+    for layout in &mut base.versions {
+        let blobs = layout.directory.join("blobs/sha256");
+        let manifest = std::fs::read(blobs.join(layout.digest.strip_prefix("sha256:").unwrap())).unwrap();
+        let mut manifest: Value = serde_json::from_slice(&manifest).unwrap();
+        manifest["annotations"] = json!({"org.example.base": "annotation"});
+        let manifest = manifest.to_string();
+        let digest = oci::digest(manifest.as_bytes());
+        std::fs::write(blobs.join(digest.strip_prefix("sha256:").unwrap()), &manifest).unwrap();
+        let index = layout.directory.join("index.json");
+        let mut document: Value = serde_json::from_slice(&std::fs::read(&index).unwrap()).unwrap();
+        document["manifests"][0]["digest"] = json!(digest);
+        document["manifests"][0]["size"] = json!(manifest.len());
+        std::fs::write(index, document.to_string()).unwrap();
+        layout.digest = digest;
+    }
+    base
 }
 
 fn base_of(context: &Context, name: &'static str, layers: &[&[u8]], config: &Value) -> Base {

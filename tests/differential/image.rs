@@ -159,7 +159,9 @@ impl Tree {
             tar::EntryType::Block => "block",
             tar::EntryType::Fifo => "fifo",
             tar::EntryType::Link => {
-                let target = absolute(&link.unwrap());
+                let link = link.unwrap();
+                assert!(!link.starts_with(b"/"), "{path}: Docker refuses hard links with absolute targets");
+                let target = absolute(&link);
                 let linked =
                     self.entries.get(&target).unwrap_or_else(|| panic!("{path}: link to absent {target}"));
                 assert_ne!(linked.kind, "directory", "{path}: hard link to the directory {target}");

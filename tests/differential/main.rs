@@ -41,6 +41,17 @@ use support::buildkit::BuildKit;
 use variations::{CHANGES, Variation};
 
 fn main() -> ExitCode {
+    let page = Deviations::read().page();
+    if std::env::args().any(|argument| argument == "--page") {
+        print!("{page}");
+        return ExitCode::SUCCESS;
+    }
+    if std::fs::read_to_string(deviations::page_path()).ok() != Some(page) {
+        println!(
+            "docs/differences.md is not what deviations.txt says: the head of that file has the command"
+        );
+        return ExitCode::FAILURE;
+    }
     let filter: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let mut cases = cases::tables();

@@ -119,7 +119,10 @@ fn end_of_from(text: &str) -> Option<usize> {
     let mut inside = false;
     for line in text.split_inclusive('\n') {
         offset += line.len();
-        inside |= line.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("from "));
+        inside |= line
+            .trim_start_matches('\u{feff}')
+            .get(..5)
+            .is_some_and(|start| start.eq_ignore_ascii_case("from "));
         if inside && !line.trim_end().ends_with(['\\', '`']) {
             return Some(offset);
         }
