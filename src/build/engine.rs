@@ -15,8 +15,10 @@ use super::inputs::Inputs;
 use super::layers::Layers;
 use super::options::{BuildRequest, DockerfileText};
 use super::plan::{Draft, argument};
+use super::remotes::Remotes;
 use super::solve::{Progress, Solver};
 use super::ssh::Agents;
+use crate::context::git::Git;
 use crate::digest::Digest;
 use crate::dockerfile;
 use crate::event::{Event, Events, StepId, StepOutcome, Summary};
@@ -63,6 +65,8 @@ pub struct Engine {
     pub ownership: Ownership,
     /// Ends the build early.
     pub cancel: CancelToken,
+    /// How git repositories are reached.
+    pub git: Git,
     /// How long a build waits at its end for what is still being sent to the remote store.
     pub upload_grace: Duration,
     jobs: Arc<Semaphore>,
@@ -122,6 +126,7 @@ impl Engine {
             clock,
             ownership,
             cancel,
+            git: Git::default(),
             upload_grace: Duration::from_mins(1),
             jobs: Arc::new(Semaphore::new(JOBS_MAX as usize)),
         }
@@ -225,6 +230,10 @@ impl Engine {
         distrusted: &HashSet<Key>,
         started: Instant,
     ) -> Result<BuildOutcome, BuildError> {
+        let agents = Agents::new(&request.ssh);
+        let layers = Layers::new(self)?;
+        let remotes = Remotes::new(self, &layers, &agents, request, distrusted);
+        let request = &*remotes.with_dockerfile().await?;
         let syntax = argument(&request.build_args, "BUILDKIT_SYNTAX").filter(|syntax| !syntax.is_empty());
         let DockerfileText { name, text, .. } = &request.dockerfile;
         let dockerfile = dockerfile::parse_with_syntax(name, text, syntax)?;
@@ -235,13 +244,11 @@ impl Engine {
                 self.events.emit(Event::Warning { message });
             }
         }
-        let agents = Agents::new(&request.ssh);
         let mut draft = Draft::new(&dockerfile, request)?;
         let images = Inputs::resolve(self, request, &dockerfile, &mut draft).await?;
         let plan = draft.lower()?;
         self.events.emit(Event::Planned { steps: plan.names.clone() });
         let inputs = Inputs::new(&plan, images, request);
-        let layers = Layers::new(self)?;
         let bundle_name = bundle_name(request);
         let before = self.cache.bundle(&bundle_name).await.unwrap_or_default();
         let solver = Solver {
@@ -251,6 +258,7 @@ impl Engine {
             plan: &plan,
             inputs: &inputs,
             layers: &layers,
+            remotes: &remotes,
             agents: &agents,
             foreign: Foreign::default(),
             distrusted,
@@ -278,7 +286,7 @@ impl Engine {
             ran: progress.ran.into_inner(),
             elapsed: started.elapsed(),
             saved: Duration::from_millis(progress.saved_ms.into_inner()),
-            downloaded: transferred.downloaded + inputs.downloaded(),
+            downloaded: transferred.downloaded + inputs.downloaded() + remotes.downloaded(),
             uploaded: transferred.uploaded + exported.uploaded,
         };
         self.events.emit(Event::Finished(summary.clone()));

@@ -19,6 +19,7 @@ mod materialise;
 mod options;
 mod plan;
 mod remembered;
+mod remotes;
 mod run;
 mod solve;
 mod ssh;
@@ -27,6 +28,6 @@ mod why;
 pub use engine::{BuildOutcome, Engine, Ownership, StepReport};
 pub use error::{BuildError, StepFailure};
 pub use options::{
-    BuildRequest, ContextSource, Destination, DockerfileText, LayerCompression, NamedContext, Output, Secret,
-    SshAgent, SshKey, SshSource,
+    BuildRequest, ContextArchive, ContextSource, Destination, DockerfileText, LayerCompression, NamedContext,
+    Output, RemoteDockerfile, Secret, SshAgent, SshKey, SshSource,
 };

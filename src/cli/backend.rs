@@ -8,6 +8,7 @@ use super::args::CacheArgs;
 use super::environment::Environment;
 use super::error::{CliError, ExitStatus};
 use crate::build::{BuildError, BuildOutcome, BuildRequest, Engine, Ownership};
+use crate::context::git::Git;
 use crate::event::{Event, Events};
 use crate::exec::{self, CancelToken, Executor, Ids, NativeExecutor, OciRuntimeExecutor, UserNamespace};
 use crate::layer::Timestamp;
@@ -30,6 +31,8 @@ pub(super) struct Settings {
     pub scopes: Vec<Scope>,
     /// Directory of the Docker client's configuration, for credentials.
     pub docker_config: Option<PathBuf>,
+    /// How git repositories are reached.
+    pub git: Git,
 }
 
 impl Settings {
@@ -43,6 +46,7 @@ impl Settings {
             readonly: args.cache_readonly,
             scopes,
             docker_config: environment.docker_config(),
+            git: super::sources::git(environment),
         })
     }
 }
@@ -208,7 +212,8 @@ pub(super) async fn build(
     };
     let registry = registry::Client::new(ClientOptions::default(), credentials)
         .map_err(|error| CliError::hinted(ExitStatus::System, error))?;
-    let engine = Engine::new(cache, machine.executor, registry, events, now, machine.ownership, cancel.0);
+    let mut engine = Engine::new(cache, machine.executor, registry, events, now, machine.ownership, cancel.0);
+    engine.git = settings.git.clone();
     engine.build(request).await.map_err(build_error)
 }
 

@@ -25,6 +25,7 @@ pub mod report;
 mod request;
 mod secrets;
 mod signals;
+mod sources;
 mod ssh;
 mod values;
 

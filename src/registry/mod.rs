@@ -18,7 +18,7 @@ mod error;
 mod export;
 mod layout;
 mod push;
-mod redact;
+pub(crate) mod redact;
 mod source;
 mod tar_index;
 mod transfer;

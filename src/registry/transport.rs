@@ -231,6 +231,11 @@ impl Transport {
         is_loopback(registry) || self.insecure.iter().any(|host| host == registry)
     }
 
+    /// The HTTP client for `url`, which may be no registry's.
+    pub(super) fn connection(&self, url: &Url) -> &reqwest::Client {
+        self.connections.for_url(url)
+    }
+
     fn host(&self, registry: &str) -> Arc<HostAuth> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(hosts.entry(registry.to_owned()).or_default())

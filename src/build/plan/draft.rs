@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::env::{Variables, argument, platform_arguments};
 use super::{ImageSpec, Input, SourceSpec};
 use crate::build::options::{BuildRequest, NamedContext};
+use crate::build::remotes::RemoteSpec;
 use crate::dockerfile::expand::Lexer;
 use crate::dockerfile::{self, Dockerfile, DockerfileError, Instruction, Lines, Spanned};
 use crate::image::ImageConfig;
@@ -220,6 +221,9 @@ impl<'a> Draft<'a> {
     ) -> Result<Base, DockerfileError> {
         Ok(match context {
             NamedContext::Directory(path) => Base::Source(self.source(SourceSpec::Directory(path.clone()))),
+            NamedContext::Remote(source) => {
+                Base::Source(self.source(SourceSpec::Remote(RemoteSpec::of_context(source))))
+            }
             NamedContext::Image(reference) => {
                 Base::Source(self.image(ImageSpec::Registry(reference.clone()), platform))
             }
