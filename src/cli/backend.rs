@@ -8,6 +8,7 @@ use super::args::CacheArgs;
 use super::environment::Environment;
 use super::error::{CliError, ExitStatus};
 use crate::build::{BuildError, BuildOutcome, BuildRequest, Engine, Ownership};
+use crate::context::git::Git;
 use crate::event::{Event, Events};
 use crate::exec::{self, CancelToken, Executor, Ids, NativeExecutor, OciRuntimeExecutor, UserNamespace};
 use crate::layer::Timestamp;
@@ -32,6 +33,8 @@ pub(super) struct Settings {
     pub docker_config: Option<PathBuf>,
     /// What is set for single registries.
     pub registries: Hosts,
+    /// How git repositories are reached.
+    pub git: Git,
 }
 
 impl Settings {
@@ -51,6 +54,7 @@ impl Settings {
             scopes,
             docker_config: environment.docker_config(),
             registries: config.registries.clone(),
+            git: super::sources::git(environment),
         })
     }
 }
@@ -238,7 +242,9 @@ pub(super) fn engine(
     let options = ClientOptions { hosts: settings.registries.clone(), ..ClientOptions::default() };
     let registry = registry::Client::new(options, credentials)
         .map_err(|error| CliError::hinted(ExitStatus::System, error))?;
-    Ok(Engine::new(cache, machine.executor, registry, events, now, machine.ownership, cancel.0))
+    let mut engine = Engine::new(cache, machine.executor, registry, events, now, machine.ownership, cancel.0);
+    engine.git = settings.git.clone();
+    Ok(engine)
 }
 
 pub(super) fn build_error(error: BuildError) -> CliError {

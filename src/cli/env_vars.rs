@@ -48,6 +48,20 @@ pub const PATH: &str = "PATH";
 /// Where temporary directories are made.
 pub const TMPDIR: &str = "TMPDIR";
 
+/// What `git` is told besides where executables are: proxies and certificates.
+pub const FOR_GIT: &[&str] = &[
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+];
+
 /// All of them, as `docs/cli.md` lists them.
 pub const ALL: &[EnvVar] = &[
     EnvVar { name: CROSSDOCK_CACHE, purpose: "URL of the shared cache, unless `--cache` is given" },

@@ -27,6 +27,7 @@ pub mod report;
 pub(crate) mod request;
 mod secrets;
 mod signals;
+mod sources;
 mod ssh;
 mod values;
 

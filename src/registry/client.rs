@@ -154,6 +154,11 @@ impl Client {
         Ok(Self { inner: Arc::new(ClientInner { transport, chunk_bytes }) })
     }
 
+    /// The HTTP client for `url`, with this machine's certificates and proxies. It follows no redirects.
+    pub(crate) fn connection(&self, url: &Url) -> &reqwest::Client {
+        self.transport().connection(url)
+    }
+
     fn transport(&self) -> &Transport {
         &self.inner.transport
     }

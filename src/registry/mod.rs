@@ -19,7 +19,7 @@ mod export;
 mod hosts;
 mod layout;
 mod push;
-mod redact;
+pub(crate) mod redact;
 mod source;
 mod tar_index;
 mod transfer;

@@ -255,6 +255,11 @@ impl Transport {
         }
     }
 
+    /// The HTTP client for `url`, which may be no registry's.
+    pub(super) fn connection(&self, url: &Url) -> &reqwest::Client {
+        self.connections.for_url(url)
+    }
+
     fn host(&self, registry: &str) -> Arc<HostAuth> {
         let mut auth = self.auth.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(auth.entry(registry.to_owned()).or_default())
