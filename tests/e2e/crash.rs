@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::aftermath::{assert_empty, assert_no_mounts_below, assert_no_processes, marked_processes};
+use crate::support::Run;
+use crate::support::aftermath::{
+    assert_empty, assert_no_mounts_below, assert_no_processes, marked_processes,
+};
 use crate::support::chance::{Chance, rounds};
 use crate::support::lab::Lab;
 use crate::support::oci::{self, content};
-use crate::support::Run;
 
 /// Six steps of data and a little time each, so that there is something to interrupt.
 fn dockerfile(mark: &str) -> String {

@@ -7,11 +7,11 @@ use std::path::Path;
 
 use serde_json::json;
 
+use crate::support::base;
 use crate::support::disk::SmallDisk;
 use crate::support::lab::Lab;
 use crate::support::oci::{self, TarBuilder, content};
 use crate::support::registry::Registry;
-use crate::support::base;
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()

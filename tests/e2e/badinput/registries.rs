@@ -79,7 +79,11 @@ fn manifest(bytes: &[u8]) -> Answer {
 
 /// Builds on an image of a server that answers so, which must fail in good time, tell of the image and say `parts`.
 #[track_caller]
-fn refused(what: &str, parts: &[&str], handler: impl Fn(&str, &str) -> Answer + Send + Sync + 'static) -> Output {
+fn refused(
+    what: &str,
+    parts: &[&str],
+    handler: impl Fn(&str, &str) -> Answer + Send + Sync + 'static,
+) -> Output {
     let lab = Lab::new();
     let server = Hostile::start(handler);
     let name = format!("{}/hostile/image:1", server.address());
@@ -106,19 +110,27 @@ fn manifests_that_are_none() {
     refused("cut off", &["manifest"], |_, _| manifest(&Parts::new().manifest[..100]));
     refused("nested", &["manifest"], |_, _| manifest(&b"[".repeat(100_000)));
     refused("other numbers", &["manifest"], |_, _| {
-        manifest(&Parts::of(b"{}".to_vec(), b"x".to_vec(), |manifest| manifest["config"]["size"] = json!(-1)).manifest)
+        manifest(
+            &Parts::of(b"{}".to_vec(), b"x".to_vec(), |manifest| manifest["config"]["size"] = json!(-1))
+                .manifest,
+        )
     });
     refused("no digest", &["manifest"], |_, _| {
-        let broken = |manifest: &mut Value| manifest["layers"][0]["digest"] = json!("sha256:../../../etc/passwd");
+        let broken =
+            |manifest: &mut Value| manifest["layers"][0]["digest"] = json!("sha256:../../../etc/passwd");
         manifest(&Parts::of(b"{}".to_vec(), b"x".to_vec(), broken).manifest)
     });
 }
 
 #[test]
 fn documents_without_end() {
-    refused("endless manifest", &["more than the"], |_, _| Answer::Endless(typed(MANIFEST), vec![b' '; 64 << 10]));
+    refused("endless manifest", &["more than the"], |_, _| {
+        Answer::Endless(typed(MANIFEST), vec![b' '; 64 << 10])
+    });
     let length = vec![format!("Content-Type: {MANIFEST}"), "Content-Length: 1099511627776".to_owned()];
-    refused("a manifest of a TiB", &["more than the"], move |_, _| Answer::Endless(length.clone(), vec![b' '; 64 << 10]));
+    refused("a manifest of a TiB", &["more than the"], move |_, _| {
+        Answer::Endless(length.clone(), vec![b' '; 64 << 10])
+    });
     let parts = Parts::new();
     refused("endless configuration", &["config"], move |request, _| {
         if request.contains("/manifests/") {
@@ -172,18 +184,33 @@ fn blobs_that_are_something_else() {
             if parts.is_layer(request) { change(parts.layer.clone()) } else { parts.answer(request) }
         }
     };
-    refused("another content", &["sha256:"], changed(|mut layer| {
-        layer[600] ^= 1;
-        Answer::Full(200, Vec::new(), layer)
-    }));
-    refused("too long", &["bytes"], changed(|layer| Answer::Full(200, Vec::new(), [layer, vec![0; 512]].concat())));
+    refused(
+        "another content",
+        &["sha256:"],
+        changed(|mut layer| {
+            layer[600] ^= 1;
+            Answer::Full(200, Vec::new(), layer)
+        }),
+    );
+    refused(
+        "too long",
+        &["bytes"],
+        changed(|layer| Answer::Full(200, Vec::new(), [layer, vec![0; 512]].concat())),
+    );
     refused("endless", &["bytes"], changed(|_| Answer::Endless(Vec::new(), vec![0; 64 << 10])));
-    refused("of a TiB", &["bytes"], changed(|_| {
-        Answer::Endless(vec!["Content-Length: 1099511627776".to_owned()], vec![0; 64 << 10])
-    }));
-    refused("cut off each time", &[], changed(|layer| Answer::Lying(layer.len() as u64, Vec::new(), layer[..700].to_vec())));
+    refused(
+        "of a TiB",
+        &["bytes"],
+        changed(|_| Answer::Endless(vec!["Content-Length: 1099511627776".to_owned()], vec![0; 64 << 10])),
+    );
+    refused(
+        "cut off each time",
+        &[],
+        changed(|layer| Answer::Lying(layer.len() as u64, Vec::new(), layer[..700].to_vec())),
+    );
     // An honest digest of a layer that is not what the configuration says.
-    let other = Parts::of(Parts::new().config, TarBuilder::new().file("file", 0o644, b"other").finish(), |_| {});
+    let other =
+        Parts::of(Parts::new().config, TarBuilder::new().file("file", 0o644, b"other").finish(), |_| {});
     refused("another layer", &["diff"], move |request, _| other.answer(request));
     // The right digest of what is no tar.
     let junk = b"no tar at all".repeat(1000);
@@ -210,21 +237,38 @@ fn redirects_and_tokens_without_end() {
             if request.contains("/token") {
                 return token();
             }
-            let challenge = format!("WWW-Authenticate: Bearer realm=\"http://{address}/token\",service=\"s\"");
+            let challenge =
+                format!("WWW-Authenticate: Bearer realm=\"http://{address}/token\",service=\"s\"");
             Answer::Full(401, vec![challenge], Vec::new())
         }
     };
-    refused("an endless token", &["more than the"], challenged(|| Answer::Endless(Vec::new(), vec![b'x'; 64 << 10])));
-    refused("a huge token", &[], challenged(|| {
-        Answer::Full(200, Vec::new(), format!("{{\"token\":\"{}\"}}", "x".repeat(900_000)).into_bytes())
-    }));
-    refused("no token", &["token"], challenged(|| Answer::Full(200, Vec::new(), b"{\"token\": [1]}".to_vec())));
-    refused("a token with a line break", &[], challenged(|| {
-        Answer::Full(200, Vec::new(), b"{\"token\": \"a\\r\\nX-Injected: b\"}".to_vec())
-    }));
-    refused("a token that does not help", &["401"], challenged(|| {
-        Answer::Full(200, Vec::new(), b"{\"token\": \"good\"}".to_vec())
-    }));
+    refused(
+        "an endless token",
+        &["more than the"],
+        challenged(|| Answer::Endless(Vec::new(), vec![b'x'; 64 << 10])),
+    );
+    refused(
+        "a huge token",
+        &[],
+        challenged(|| {
+            Answer::Full(200, Vec::new(), format!("{{\"token\":\"{}\"}}", "x".repeat(900_000)).into_bytes())
+        }),
+    );
+    refused(
+        "no token",
+        &["token"],
+        challenged(|| Answer::Full(200, Vec::new(), b"{\"token\": [1]}".to_vec())),
+    );
+    refused(
+        "a token with a line break",
+        &[],
+        challenged(|| Answer::Full(200, Vec::new(), b"{\"token\": \"a\\r\\nX-Injected: b\"}".to_vec())),
+    );
+    refused(
+        "a token that does not help",
+        &["401"],
+        challenged(|| Answer::Full(200, Vec::new(), b"{\"token\": \"good\"}".to_vec())),
+    );
 }
 
 #[test]
@@ -275,7 +319,11 @@ fn a_push_to_a_hostile_registry_fails_and_another_one_works() {
         Answer::Full(202, vec!["Location: http://127.0.0.1:1/nowhere".to_owned()], Vec::new()),
         Answer::Full(202, Vec::new(), Vec::new()),
         Answer::Full(201, Vec::new(), Vec::new()),
-        Answer::Full(507, Vec::new(), b"{\"errors\":[{\"code\":\"QUOTA\",\"message\":\"the disk is full\"}]}".to_vec()),
+        Answer::Full(
+            507,
+            Vec::new(),
+            b"{\"errors\":[{\"code\":\"QUOTA\",\"message\":\"the disk is full\"}]}".to_vec(),
+        ),
     ] {
         let server = Hostile::start(move |request, _| {
             if request.starts_with("HEAD ") || request.starts_with("GET ") {
@@ -304,6 +352,11 @@ fn a_push_to_a_hostile_registry_fails_and_another_one_works() {
 fn pull(context: &Context, name: &str, layout: &std::path::Path) {
     context
         .command("skopeo")
-        .args(["copy", "--src-tls-verify=false", &format!("docker://{name}"), &format!("oci:{}:latest", text(layout))])
+        .args([
+            "copy",
+            "--src-tls-verify=false",
+            &format!("docker://{name}"),
+            &format!("oci:{}:latest", text(layout)),
+        ])
         .success();
 }

@@ -46,7 +46,8 @@ impl Hostile {
                         return;
                     }
                     let Ok(stream) = stream else { continue };
-                    let (handler, address, ended) = (Arc::clone(&handler), address.clone(), Arc::clone(&ended));
+                    let (handler, address, ended) =
+                        (Arc::clone(&handler), address.clone(), Arc::clone(&ended));
                     // A client that goes away in the middle is what these tests are about.
                     std::thread::spawn(move || drop(serve(stream, &*handler, &address, &ended)));
                 }
@@ -79,7 +80,10 @@ fn serve(mut stream: TcpStream, handler: &Handler, address: &str, ended: &Atomic
     }
     let request = request.rsplit_once(' ').map_or("", |(request, _)| request).replace("%3A", ":");
     let head = |status: u16, lines: &[String]| {
-        lines.iter().fold(format!("HTTP/1.1 {status} X\r\nConnection: close\r\n"), |head, line| head + line + "\r\n") + "\r\n"
+        lines
+            .iter()
+            .fold(format!("HTTP/1.1 {status} X\r\nConnection: close\r\n"), |head, line| head + line + "\r\n")
+            + "\r\n"
     };
     let with = |mut lines: Vec<String>, length: u64| {
         lines.push(format!("Content-Length: {length}"));
