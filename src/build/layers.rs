@@ -534,6 +534,8 @@ pub(crate) enum InputFiles {
     Empty,
     /// A directory of the host.
     Directory(PathBuf),
+    /// One file, whatever its name.
+    File(Arc<File>),
     /// Unpacked layers by their number, and the tree that says which one has which file.
     Layers { tree: Arc<Tree>, lowers: HashMap<usize, PathBuf> },
 }
@@ -545,6 +547,10 @@ impl Opener for InputFiles {
         let path = match self {
             Self::Empty => return Err(not_found()),
             Self::Directory(root) => root.join(name),
+            // Opened anew, it has a position of its own.
+            Self::File(file) => {
+                PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&**file)))
+            }
             Self::Layers { tree, lowers } => {
                 let node = tree.get(path).ok_or_else(not_found)?;
                 lowers.get(&(node.origin.layer as usize)).ok_or_else(not_found)?.join(name)
@@ -562,7 +568,7 @@ impl Opener for InputFiles {
 pub(crate) fn write_staged(
     engine: &Engine,
     entries: &[(Vec<u8>, Staged)],
-    opener: Option<&dyn Opener>,
+    openers: &[&dyn Opener],
 ) -> Result<FinishedLayer, BuildError> {
     write_layer(engine, Compression::default(), |writer| {
         for (path, staged) in entries {
@@ -571,7 +577,7 @@ pub(crate) fn write_staged(
                 metadata: staged.node.metadata.clone(),
                 kind: staged.node.kind.clone(),
             };
-            let mut content = super::copy::step::open_content(staged, opener)
+            let mut content = super::copy::step::open_content(staged, openers)
                 .map_err(|error| BuildError::cache(format!("reading `{}`", display(path)), error))?;
             let failed = |error| BuildError::cache("writing a layer", error);
             match &entry.kind {
