@@ -15,8 +15,10 @@ use super::foreign::Foreign;
 use super::inputs::Inputs;
 use super::layers::Layers;
 use super::options::BuildRequest;
+use super::remotes::Remotes;
 use super::solve::{Progress, Solver};
 use super::ssh::Agents;
+use crate::context::git::Git;
 use crate::digest::Digest;
 use crate::event::{Event, Events, StepId, StepOutcome, Summary};
 use crate::exec::{CancelToken, Executor};
@@ -66,6 +68,8 @@ pub struct Engine {
     pub ownership: Ownership,
     /// Ends the build early.
     pub cancel: CancelToken,
+    /// How git repositories are reached.
+    pub git: Git,
     /// How long a build waits at its end for what is still being sent to the remote store.
     pub upload_grace: Duration,
     jobs: Arc<Semaphore>,
@@ -125,6 +129,7 @@ impl Engine {
             clock,
             ownership,
             cancel,
+            git: Git::default(),
             upload_grace: Duration::from_mins(1),
             jobs: Arc::new(Semaphore::new(JOBS_MAX as usize)),
         }
@@ -227,6 +232,15 @@ impl Engine {
         self.attempt(request, &distrusted, started).await
     }
 
+    /// The request with its Dockerfile, if that has to be fetched. Nothing else is.
+    pub async fn with_dockerfile(&self, request: &BuildRequest) -> Result<BuildRequest, BuildError> {
+        let agents = Agents::new(&request.ssh, self.cache.local());
+        let layers = Layers::new(self)?;
+        let distrusted = HashSet::new();
+        let remotes = Remotes::new(self, &layers, &agents, request, &distrusted);
+        Ok(remotes.with_dockerfile().await?.into_owned())
+    }
+
     /// A build, from top to bottom.
     async fn attempt(
         &self,
@@ -234,6 +248,10 @@ impl Engine {
         distrusted: &HashSet<Key>,
         started: Instant,
     ) -> Result<BuildOutcome, BuildError> {
+        let agents = Agents::new(&request.ssh, self.cache.local());
+        let layers = Layers::new(self)?;
+        let remotes = Remotes::new(self, &layers, &agents, request, distrusted);
+        let request = &*remotes.with_dockerfile().await?;
         let (lint, dockerfile) = checks::read(request);
         let planned = match &dockerfile {
             Ok(dockerfile) => self.plan(request, dockerfile, &lint).await,
@@ -243,12 +261,10 @@ impl Engine {
         if distrusted.is_empty() {
             self.show(request, &lint);
         }
-        let agents = Agents::new(&request.ssh);
         let (plan, images) = planned?;
         let dockerfile = dockerfile?;
         self.events.emit(Event::Planned { steps: plan.names.clone() });
         let inputs = Inputs::new(&plan, images, request);
-        let layers = Layers::new(self)?;
         let bundle_name = bundle_name(request);
         let before = self.cache.bundle(&bundle_name).await.unwrap_or_default();
         let solver = Solver {
@@ -258,6 +274,7 @@ impl Engine {
             plan: &plan,
             inputs: &inputs,
             layers: &layers,
+            remotes: &remotes,
             agents: &agents,
             foreign: Foreign::default(),
             distrusted,
@@ -285,7 +302,7 @@ impl Engine {
             ran: progress.ran.into_inner(),
             elapsed: started.elapsed(),
             saved: Duration::from_millis(progress.saved_ms.into_inner()),
-            downloaded: transferred.downloaded + inputs.downloaded(),
+            downloaded: transferred.downloaded + inputs.downloaded() + remotes.downloaded(),
             uploaded: transferred.uploaded + exported.uploaded,
         };
         self.events.emit(Event::Finished(summary.clone()));

@@ -29,6 +29,19 @@ pub enum BuildError {
         /// What to do about it.
         hint: Option<String>,
     },
+    /// A URL or a git repository could not be had.
+    #[error("{place}: could not get `{address}`")]
+    Source {
+        /// Where it is used: `Dockerfile:3`, or `build context`.
+        place: String,
+        /// What was to be fetched, without what may be secret.
+        address: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+        /// What to do about it.
+        hint: Option<String>,
+    },
     /// This machine cannot run commands.
     #[error("{place}: could not run `{instruction}`")]
     Execute {
@@ -138,6 +151,7 @@ impl Hint for BuildError {
                 _ => None,
             },
             Self::Image { hint, .. }
+            | Self::Source { hint, .. }
             | Self::Execute { hint, .. }
             | Self::Context { hint, .. }
             | Self::Export { hint, .. } => hint.clone(),

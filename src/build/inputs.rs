@@ -16,6 +16,7 @@ use super::layers::Layers;
 use super::options::{BuildRequest, ContextSource};
 use super::plan::{Draft, ImageSpec, Plan, SourceSpec};
 use super::remembered;
+use super::remotes::Remotes;
 use crate::digest::Digest;
 use crate::dockerfile::Dockerfile;
 use crate::event::{Event, StepId};
@@ -138,6 +139,7 @@ impl Inputs {
         &self,
         engine: &Engine,
         layers: &Layers,
+        remotes: &Remotes<'_>,
         plan: &Plan,
         source: usize,
         step: StepId,
@@ -149,7 +151,13 @@ impl Inputs {
             SourceSpec::Context => match &self.context {
                 ContextSource::Empty => return Ok(InputTree::Empty),
                 ContextSource::Directory(root) => root.clone(),
+                ContextSource::Archive(_) | ContextSource::Remote(_) => {
+                    return Ok(remotes.context().await?.map_or(InputTree::Empty, InputTree::Chain));
+                }
             },
+            SourceSpec::Remote(spec) => {
+                return Ok(InputTree::Chain(remotes.get(spec, Some(step)).await?));
+            }
             SourceSpec::Directory(root) => root.clone(),
         };
         let is_main = plan.sources[source] == SourceSpec::Context;

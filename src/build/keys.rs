@@ -6,7 +6,7 @@
 use super::copy::CopyError;
 use super::copy::select::{self, Filter, Match, Source};
 use super::options::BuildRequest;
-use super::plan::{CopyOp, RunMount, RunOp, WorkdirOp};
+use super::plan::{CopyOp, RemoteAdd, RunMount, RunOp, WorkdirOp};
 use crate::digest::Digest;
 use crate::dockerfile::{Mount, Security, Sharing};
 use crate::exec::{Network, Ulimit};
@@ -173,13 +173,32 @@ fn mount_value(mount: &RunMount, read: Option<Read>) -> Value {
     Value::Map(fields)
 }
 
-/// The key of a COPY or ADD.
-pub(crate) fn copy(common: &Common<'_>, tree: Digest, op: &CopyOp, read: Option<Read>) -> Preimage {
+/// The key of a COPY or ADD. `remotes` has an entry for each source that is fetched: their names and contents are what
+/// counts, not where they are.
+pub(crate) fn copy(
+    common: &Common<'_>,
+    tree: Digest,
+    op: &CopyOp,
+    read: Option<Read>,
+    remotes: &[Read],
+) -> Preimage {
     let mut preimage = begin("copy", common, tree);
     preimage.add("sources", op.sources.clone()).add("destination", op.destination.as_str());
     if let Some(read) = read {
         let (name, value) = read.value();
         preimage.add(name, value);
+    }
+    if !remotes.is_empty() {
+        let remote = |(remote, read): (&RemoteAdd, &Read)| {
+            let (name, value) = read.value();
+            Value::Map(vec![
+                ("name".to_owned(), remote.name.as_str().into()),
+                ("after".to_owned(), (remote.after as u64).into()),
+                ("unpack".to_owned(), remote.unpack.into()),
+                (name.to_owned(), value),
+            ])
+        };
+        preimage.add("remotes", Value::List(op.remotes.iter().zip(remotes).map(remote).collect()));
     }
     if !op.files.is_empty() {
         let file = |(name, content): &(String, Vec<u8>)| {

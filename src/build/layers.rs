@@ -535,6 +535,8 @@ pub(crate) enum InputFiles {
     Empty,
     /// A directory of the host.
     Directory(PathBuf),
+    /// One file, whatever its name.
+    File(Arc<File>),
     /// Unpacked layers by their number, and the tree that says which one has which file.
     Layers { tree: Arc<Tree>, lowers: HashMap<usize, PathBuf> },
 }
@@ -550,6 +552,10 @@ impl Opener for InputFiles {
         let path = match self {
             Self::Empty => return Err(not_found()),
             Self::Directory(root) => root.join(name),
+            // Opened anew, it has a position of its own.
+            Self::File(file) => {
+                PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&**file)))
+            }
             Self::Layers { tree, lowers } => {
                 let node = tree.get(path).ok_or_else(not_found)?;
                 lowers.get(&(node.origin.layer as usize)).ok_or_else(not_found)?.join(name)
@@ -567,7 +573,7 @@ impl Opener for InputFiles {
 pub(crate) fn write_staged(
     engine: &Engine,
     entries: &[(Vec<u8>, Staged)],
-    opener: Option<&dyn Opener>,
+    openers: &[&dyn Opener],
 ) -> Result<FinishedLayer, BuildError> {
     write_layer(engine, Compression::default(), |writer| {
         for (path, staged) in entries {
@@ -576,12 +582,18 @@ pub(crate) fn write_staged(
                 metadata: staged.node.metadata.clone(),
                 kind: staged.node.kind.clone(),
             };
-            let is_context = opener.is_some_and(Opener::is_context);
-            let mut content =
-                super::copy::step::open_content(staged, opener).map_err(|error| match &staged.content {
-                    Content::Source { .. } if is_context => BuildError::changed(&display(path)),
-                    _ => BuildError::cache(format!("reading `{}`", display(path)), error),
-                })?;
+            let is_context = match &staged.content {
+                Content::Source { origin, .. } => {
+                    openers.get(*origin).is_some_and(|opener| opener.is_context())
+                }
+                _ => false,
+            };
+            let mut content = super::copy::step::open_content(staged, openers).map_err(|error| {
+                if is_context {
+                    return BuildError::changed(&display(path));
+                }
+                BuildError::cache(format!("reading `{}`", display(path)), error)
+            })?;
             let failed = |error| match error {
                 LayerError::Changed { .. } if is_context => BuildError::changed(&display(path)),
                 error => BuildError::cache("writing a layer", error),

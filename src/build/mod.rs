@@ -20,6 +20,7 @@ mod materialise;
 mod options;
 pub(crate) mod plan;
 mod remembered;
+mod remotes;
 mod run;
 mod solve;
 mod ssh;
@@ -29,7 +30,7 @@ pub use checks::{Checked, Target, targets};
 pub use engine::{BuildOutcome, Engine, Ownership, StepReport};
 pub use error::{BuildError, StepFailure};
 pub use options::{
-    BuildRequest, ContextSource, Destination, DockerfileText, LayerCompression, NamedContext, Output, Secret,
-    SshAgent, SshKey, SshSource,
+    BuildRequest, ContextArchive, ContextSource, Destination, DockerfileText, LayerCompression, NamedContext,
+    Output, RemoteDockerfile, Secret, SshAgent, SshKey, SshSource,
 };
 pub use plan::{Outline, OutlineArg, OutlineMount};

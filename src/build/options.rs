@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use crate::context::remote::RemoteSource;
+use crate::digest::Digest;
 use crate::layer::Timestamp;
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -11,8 +14,10 @@ use crate::reference::Reference;
 /// One build, as the user asked for it.
 #[derive(Debug, Clone)]
 pub struct BuildRequest {
-    /// The Dockerfile.
+    /// The Dockerfile; not yet, if it is elsewhere (`remote_dockerfile`).
     pub dockerfile: DockerfileText,
+    /// Where the Dockerfile is, if it has to be fetched first.
+    pub remote_dockerfile: Option<RemoteDockerfile>,
     /// The build context.
     pub context: ContextSource,
     /// `--build-arg`, in the order given. Later ones win.
@@ -70,6 +75,15 @@ pub struct DockerfileText {
     pub ignore: Option<(String, Vec<u8>)>,
 }
 
+/// Where a Dockerfile is that has to be fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RemoteDockerfile {
+    /// In the build context, which is an archive or remote: its path, or `Dockerfile`, or else `dockerfile`.
+    InContext(Option<String>),
+    /// At a URL.
+    Url(String),
+}
+
 /// Where the build context comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContextSource {
@@ -77,7 +91,30 @@ pub enum ContextSource {
     Directory(PathBuf),
     /// There is none (`-` with only a Dockerfile on standard input).
     Empty,
+    /// A tar, plain or compressed, that came over standard input.
+    Archive(ContextArchive),
+    /// A git repository, or a tar or a Dockerfile at a URL.
+    Remote(RemoteSource),
 }
+
+/// A tar that holds a build context.
+#[derive(Debug, Clone)]
+pub struct ContextArchive {
+    /// The file, which may be without a name. It must not change.
+    pub file: Arc<std::fs::File>,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its digest.
+    pub digest: Digest,
+}
+
+impl PartialEq for ContextArchive {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Eq for ContextArchive {}
 
 /// What `--build-context name=…` maps a name to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +127,8 @@ pub enum NamedContext {
     OciLayout(String),
     /// `docker-archive://path` or `oci-archive://path`, or a path to such a file.
     Archive(PathBuf),
+    /// A git repository or a URL.
+    Remote(RemoteSource),
     /// `target:stage`: a stage of the same Dockerfile, or the name of another context.
     Stage(String),
 }

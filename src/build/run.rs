@@ -22,7 +22,7 @@ use crate::exec::{
     self, ExecError, ExecOutcome, ExecStep, Exit, ResolvedUser, StepMount, resolve_owner, resolve_user,
 };
 use crate::hint::Hint as _;
-use crate::layer::{Compression, DiffOptions, diff_upper};
+use crate::layer::{Compression, DiffOptions, Timestamp, diff_upper};
 use crate::store::Lock;
 use crate::tree::Tree;
 
@@ -65,7 +65,7 @@ impl Solver<'_> {
         let now = self.request.source_date_epoch.unwrap_or_else(|| self.engine.now());
         let entries = copy_step::workdir(&*tree, op, owner, now)
             .map_err(|error| self.step_error(step, format!("WORKDIR failed: {error}")))?;
-        self.staged(base, &tree, entries, None).await
+        self.staged(base, &tree, entries, Vec::new()).await
     }
 
     fn step_error(&self, step: &PlannedStep, message: String) -> BuildError {
@@ -91,36 +91,46 @@ impl Solver<'_> {
             epoch: self.request.source_date_epoch,
         };
         let input = inputs.first().cloned().unwrap_or(InputTree::Empty);
-        let source = self.layers.input_tree(self.engine, &input).await?;
-        // Only an archive is opened while it is worked out what is copied; what is copied then says which layers are needed.
-        let early: Option<&[Vec<u8>]> = if op.unpack { None } else { Some(&[]) };
-        let opener = self.layers.opener(self.engine, &input, early).await?;
         let spool = self.engine.cache.local().tmp_dir();
         let spool = spool.map_err(|error| BuildError::cache("making a temporary directory", error))?;
         let has_source = !op.sources.is_empty();
+        // Only an archive is opened while it is worked out what is copied; what is copied then says which layers are needed.
+        let unpack = std::iter::once(op.unpack).chain(op.remotes.iter().map(|remote| remote.unpack));
+        let mut sources = Vec::with_capacity(inputs.len());
+        for (input, unpack) in inputs.iter().zip(unpack) {
+            let source = self.layers.input_tree(self.engine, input).await?;
+            let early: Option<&[Vec<u8>]> = if unpack { None } else { Some(&[]) };
+            sources.push((source, self.layers.opener(self.engine, input, early).await?));
+        }
         let staged = {
-            let (tree, op, source) = (Arc::clone(&tree), op.clone(), Arc::clone(&source));
+            let (tree, op) = (Arc::clone(&tree), op.clone());
             let spool = spool.path().to_owned();
             self.engine
                 .blocking(move || {
-                    let opener_ref: &dyn Opener = &opener;
-                    let from = has_source.then_some((&*source, opener_ref));
+                    let sources: Vec<(&Tree, &dyn Opener)> =
+                        sources.iter().map(|(source, opener)| (&**source, opener as &dyn Opener)).collect();
+                    let from = sources.first().copied().filter(|_| has_source);
                     // What --link adds knows nothing of what it is put on.
                     let onto = if op.link { Arc::new(Tree::empty()) } else { tree };
-                    Ok(copy_step::copy(&*onto, from, &op, &rules, &spool))
+                    let remotes = sources.get(1..).unwrap_or_default();
+                    Ok(copy_step::copy(&*onto, from, remotes, &op, &rules, &spool))
                 })
                 .await?
         };
         let entries = staged.map_err(|error| self.copy_error(step, op, Some(&input), &error))?;
-        let needed: Vec<Vec<u8>> = entries
-            .iter()
-            .filter_map(|(_, staged)| match &staged.content {
-                Content::Source { path } => Some(path.clone()),
-                _ => None,
-            })
-            .collect();
-        let opener = self.layers.opener(self.engine, &input, Some(&needed)).await?;
-        let made = self.staged(base, &tree, entries, Some(opener)).await;
+        let mut needed: Vec<Vec<Vec<u8>>> = vec![Vec::new(); inputs.len()];
+        for (_, staged) in &entries {
+            if let Content::Source { origin, path } = &staged.content
+                && let Some(paths) = needed.get_mut(*origin)
+            {
+                paths.push(path.clone());
+            }
+        }
+        let mut openers = Vec::with_capacity(inputs.len());
+        for (input, paths) in inputs.iter().zip(&needed) {
+            openers.push(self.layers.opener(self.engine, input, Some(paths)).await?);
+        }
+        let made = self.staged(base, &tree, entries, openers).await;
         drop(spool);
         made
     }
@@ -131,15 +141,15 @@ impl Solver<'_> {
         base: &Arc<Chain>,
         tree: &Arc<Tree>,
         entries: Vec<(Vec<u8>, Staged)>,
-        opener: Option<InputFiles>,
+        openers: Vec<InputFiles>,
     ) -> Result<Made, BuildError> {
         let number = layer_number(base);
         let engine = self.engine.clone();
         let tree = Arc::clone(tree);
         self.engine
             .blocking(move || {
-                let opener = opener.as_ref().map(|opener| opener as &dyn Opener);
-                let finished = write_staged(&engine, &entries, opener)?;
+                let openers: Vec<&dyn Opener> = openers.iter().map(|opener| opener as &dyn Opener).collect();
+                let finished = write_staged(&engine, &entries, &openers)?;
                 let mut merged = (*tree).clone();
                 merged
                     .apply(number, &finished.toc)
@@ -275,6 +285,7 @@ impl Solver<'_> {
         }
         let secrets: Vec<Vec<u8>> = self.request.secrets.iter().map(|secret| secret.value.clone()).collect();
         let (events, id) = (Arc::clone(&self.engine.events), step.id);
+        let started = self.engine.now();
         let cancel = self.engine.cancel.clone();
         let outcome = self
             .engine
@@ -308,7 +319,7 @@ impl Solver<'_> {
             return Err(failure(place, step, outcome.exit, log.tail()).into());
         }
         drop((mounts.locks, mounts.agents));
-        let made = self.keep(base, &tree, upper.clone(), outcome, log).await;
+        let made = self.keep(base, &tree, upper.clone(), started, outcome, log).await;
         drop(directory);
         made
     }
@@ -331,6 +342,7 @@ impl Solver<'_> {
         base: &Arc<Chain>,
         tree: &Arc<Tree>,
         upper: PathBuf,
+        started: Timestamp,
         outcome: ExecOutcome,
         log: Log,
     ) -> Result<Made, BuildError> {
@@ -341,6 +353,7 @@ impl Solver<'_> {
             whiteouts: super::layers::whiteouts(self.engine.ownership),
             exclude: outcome.created_mountpoints.into_iter().collect(),
             clamp: self.request.source_date_epoch,
+            started: Some(started),
             single_id: self.engine.ownership.single_id,
         };
         let unpacked = self.layers.unpacked_root();
@@ -420,9 +433,8 @@ impl Solver<'_> {
             }
             Mount::Ssh { id, required, mode, uid, gid, .. } => {
                 let owner = (!self.engine.ownership.single_id).then_some((*uid, *gid));
-                fs_err::create_dir(scratch).map_err(|error| BuildError::cache("preparing a mount", error))?;
                 let access = Access { mode: *mode, owner };
-                let forwarding = self.agents.forward(id, scratch, access).await;
+                let forwarding = self.agents.forward(id, access).await;
                 match forwarding.map_err(|error| self.ssh_error(step, error))? {
                     Some(forwarding) => {
                         let source = forwarding.path();

@@ -4,7 +4,7 @@
 //! step starts from the chain of the one before it. For each step, cheapest first: the coarse key, the exact key (which
 //! looks into trees), and only then the work itself, under a lock so that no other build on this machine does it too.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,6 +23,7 @@ use super::keys::{self, Common, Read};
 use super::layers::Layers;
 use super::options::BuildRequest;
 use super::plan::{CopyOp, Input, Op, Plan, PlannedStage, PlannedStep, RunOp, Start};
+use super::remotes::Remotes;
 use super::ssh::Agents;
 use crate::digest::Digest;
 use crate::dockerfile::{Dockerfile, DockerfileError, Mount};
@@ -43,6 +44,7 @@ pub(crate) struct Solver<'s> {
     pub(crate) plan: &'s Plan,
     pub(crate) inputs: &'s Inputs,
     pub(crate) layers: &'s Layers,
+    pub(crate) remotes: &'s Remotes<'s>,
     pub(crate) agents: &'s Agents,
     pub(crate) foreign: Foreign,
     /// Records that turned out to be incomplete.
@@ -118,10 +120,14 @@ impl Solver<'_> {
         base: Solved,
     ) -> Result<Solved, BuildError> {
         let Some(base) = base else { return Ok(self.unknown(step)) };
-        let Some(inputs) = self.inputs_of(step).await? else { return Ok(self.unknown(step)) };
+        let Some(stages) = self.stages_of(step).await? else { return Ok(self.unknown(step)) };
         let started = Instant::now();
         self.emit(Event::StepStarted { step: step.id });
-        let result = self.known_step(stage, step, &base, &inputs, started).await;
+        let result = async {
+            let inputs = self.inputs_of(step, stages).await?;
+            self.known_step(stage, step, &base, &inputs, started).await
+        }
+        .await;
         if let Err(error) = &result {
             let cancelled = matches!(error, BuildError::Cancelled);
             let outcome = if cancelled { StepOutcome::Cancelled } else { StepOutcome::Failed };
@@ -150,28 +156,49 @@ impl Solver<'_> {
         keyed.push((step.id, preimage, outcome));
     }
 
-    /// The trees that a step reads besides the one that it starts from, in the order of its mounts; `None` if a dry run
-    /// cannot know one of them.
-    async fn inputs_of(&self, step: &PlannedStep) -> Result<Option<Vec<InputTree>>, BuildError> {
-        let wanted: Vec<Input> = match &step.op {
-            Op::Copy(copy) => vec![copy.input],
-            Op::Run(run) => run.mounts.iter().map(|mount| mount.input).collect(),
-            Op::Workdir(_) => Vec::new(),
-        };
-        let mut trees = Vec::with_capacity(wanted.len());
-        for input in wanted {
-            trees.push(match input {
-                Input::Empty => InputTree::Empty,
-                Input::Stage(stage) => match self.stage(stage).await? {
-                    Some(chain) => InputTree::Chain(chain),
-                    None => return Ok(None),
-                },
-                Input::Source(source) => {
-                    self.inputs.tree(self.engine, self.layers, self.plan, source, step.id).await?
-                }
-            });
+    /// The results of stages that a step reads, waited for; `None` if a dry run cannot know one of them.
+    async fn stages_of(&self, step: &PlannedStep) -> Result<Option<HashMap<usize, Arc<Chain>>>, BuildError> {
+        let mut chains = HashMap::new();
+        for input in step.op.inputs() {
+            if let Input::Stage(stage) = input {
+                let Some(chain) = self.stage(stage).await? else { return Ok(None) };
+                chains.insert(stage, chain);
+            }
         }
-        Ok(Some(trees))
+        Ok(Some(chains))
+    }
+
+    /// The trees that a step reads besides the one that it starts from, in the order of [`Op::inputs`]. What comes from
+    /// elsewhere is read or fetched now.
+    async fn inputs_of(
+        &self,
+        step: &PlannedStep,
+        stages: HashMap<usize, Arc<Chain>>,
+    ) -> Result<Vec<InputTree>, BuildError> {
+        let tree = |input| {
+            let stages = &stages;
+            async move {
+                Ok::<_, BuildError>(match input {
+                    Input::Empty => InputTree::Empty,
+                    Input::Stage(stage) => stages
+                        .get(&stage)
+                        .map_or(InputTree::Empty, |chain| InputTree::Chain(Arc::clone(chain))),
+                    Input::Source(source) => self.source(step, source).await?,
+                })
+            }
+        };
+        try_join_all(step.op.inputs().into_iter().map(tree)).await
+    }
+
+    async fn source(&self, step: &PlannedStep, source: usize) -> Result<InputTree, BuildError> {
+        let tree = self.inputs.tree(self.engine, self.layers, self.remotes, self.plan, source, step.id).await;
+        tree.map_err(|error| match error {
+            BuildError::Source { place, address, source, hint } if place.is_empty() => {
+                let place = format!("{}:{}", self.dockerfile.name, step.lines);
+                BuildError::Source { place, address, source, hint }
+            }
+            other => other,
+        })
     }
 
     async fn known_step(
@@ -273,7 +300,10 @@ impl Solver<'_> {
             return None;
         }
         match &step.op {
-            Op::Copy(op) => Some(keys::copy(common, base.digest, op, reads[0])),
+            Op::Copy(op) => {
+                let remotes: Vec<Read> = reads.iter().skip(1).copied().flatten().collect();
+                Some(keys::copy(common, base.digest, op, reads[0], &remotes))
+            }
             Op::Run(op) => Some(self.run_key(common, base, op, &reads)),
             Op::Workdir(_) => None,
         }
@@ -304,7 +334,14 @@ impl Solver<'_> {
                         Some(Read::Selection(digest))
                     }
                 };
-                keys::copy(common, base.digest, op, read)
+                let mut remotes = Vec::with_capacity(op.remotes.len());
+                for (remote, input) in op.remotes.iter().zip(inputs.iter().skip(1)) {
+                    let tree = self.layers.input_tree(self.engine, input).await?;
+                    let digest = copy_step::remote_digest(&*tree, op, &remote.name)
+                        .map_err(|error| self.copy_error(step, op, Some(input), &error))?;
+                    remotes.push(Read::Selection(digest));
+                }
+                keys::copy(common, base.digest, op, read, &remotes)
             }
             Op::Run(op) => {
                 let mut reads = Vec::with_capacity(inputs.len());

@@ -46,10 +46,17 @@ impl Solver<'_> {
             let tree = self.layers.tree(self.engine, base).await;
             if let (Ok(source), Ok(tree)) = (source, tree)
                 && !op.unpack
+                && op.remotes.is_empty()
             {
                 let opener: &dyn super::copy::Opener = &super::copy::NoFiles;
-                let staged =
-                    copy_step::copy(&*tree, Some((&*source, opener)), op, &rules, std::path::Path::new("/"));
+                let staged = copy_step::copy(
+                    &*tree,
+                    Some((&*source, opener)),
+                    &[],
+                    op,
+                    &rules,
+                    std::path::Path::new("/"),
+                );
                 let new = staged.unwrap_or_default().into_iter().filter_map(|(path, staged)| {
                     contents(&Entry { path, metadata: staged.node.metadata, kind: staged.node.kind })
                 });

@@ -24,6 +24,17 @@ use crate::reference::Reference;
 #[command(name = "crossdock", version, max_term_width = 110, after_help = examples::TOP)]
 #[command(arg_required_else_help = true, subcommand_required = true, disable_help_subcommand = true)]
 pub struct Cli {
+    /// The configuration file [default: ~/.config/crossdock/config.toml, else /etc/crossdock/config.toml]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = env_vars::CROSSDOCK_CONFIG,
+        hide_env_values = true,
+        help_heading = "Global"
+    )]
+    pub config: Option<PathBuf>,
+
     /// What to do.
     #[command(subcommand)]
     pub command: Command,

@@ -41,7 +41,8 @@ fn prepared(
     for message in command.build.docker.warnings().into_iter().chain(request::warnings(&request)) {
         reporter.emit(Event::Warning { message });
     }
-    let machine = Machine::with_runtime(command.build.runtime.as_deref(), environment)?;
+    let runtime = command.build.runtime.as_deref().or(environment.config.runtime.as_deref());
+    let machine = Machine::with_runtime(runtime, environment)?;
     let outcome = super::runtime()?.block_on(run(machine, &settings, &request, reporter))?;
     let names = names(&request);
     if let (Some(file), false) = (&command.iidfile, request.dry_run) {

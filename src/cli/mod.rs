@@ -9,6 +9,7 @@ mod backend;
 mod build;
 mod cache;
 mod call;
+pub mod config;
 mod csv;
 mod demo;
 mod docker;
@@ -26,6 +27,7 @@ pub mod report;
 pub(crate) mod request;
 mod secrets;
 mod signals;
+mod sources;
 mod ssh;
 mod values;
 
@@ -35,6 +37,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 
 use args::{Cli, Command};
+use config::Config;
 use environment::Environment;
 use error::{CliError, ExitStatus};
 
@@ -50,13 +53,17 @@ pub fn main() -> ExitCode {
             return status.code().into();
         }
     };
-    let environment = match Environment::of_process() {
+    let mut environment = match Environment::of_process() {
         Ok(environment) => environment,
         Err(error) => {
             let error = anyhow::Error::new(error).context("the working directory cannot be used");
             return fail(&CliError::system(error), false).code().into();
         }
     };
+    match Config::load(cli.config.as_deref(), &environment) {
+        Ok(config) => environment.config = config,
+        Err(error) => return fail(&error, environment.colours()).code().into(),
+    }
     dispatch(&cli.command, &environment)
         .unwrap_or_else(|error| fail(&error, environment.colours()))
         .code()

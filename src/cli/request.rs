@@ -11,13 +11,11 @@ use super::env_vars;
 use super::environment::Environment;
 use super::error::CliError;
 use super::output::{OutputSpec, is_stdout, resolve};
-use super::values::{BuildArg, BuildContextSpec, is_remote};
+use super::sources::Sources;
+use super::values::{BuildArg, BuildContextSpec};
 use super::{proxies, secrets, ssh};
-use crate::build::{BuildRequest, ContextSource, DockerfileText, LayerCompression, NamedContext, Output};
+use crate::build::{BuildRequest, LayerCompression, NamedContext, Output};
 use crate::layer::Timestamp;
-
-/// A Dockerfile or an ignore file larger than this is a mistake; BuildKit refuses it too.
-const DOCKERFILE_BYTES_MAX: u64 = 16 << 20;
 
 /// What `crossdock build` asks for. `stdin` is read only if the command line says `-`.
 pub(super) fn of_build(
@@ -45,12 +43,13 @@ pub(crate) fn of_args(
 ) -> Result<BuildRequest, CliError> {
     let stdin_is_taken = args.context == "-" || args.file.as_deref() == Some("-");
     secrets::check_stdin(&args.secret, stdin_is_taken, environment)?;
-    let (dockerfile, context) = dockerfile_and_context(args, environment, stdin)?;
+    let Sources { dockerfile, remote_dockerfile, context } = Sources::find(args, environment, stdin)?;
     let mut build_args = build_args(&args.build_arg, environment);
     proxies::add(environment.docker_config().as_deref(), &mut build_args);
     let source_date_epoch = source_date_epoch(&build_args)?;
     Ok(BuildRequest {
         dockerfile,
+        remote_dockerfile,
         context,
         build_args,
         build_contexts: build_contexts(&args.build_context, environment)?,
@@ -84,113 +83,6 @@ fn refuse_unsupported(command: &BuildCommand) -> Result<(), CliError> {
         ));
     }
     Ok(())
-}
-
-fn dockerfile_and_context(
-    args: &BuildArgs,
-    environment: &Environment,
-    stdin: &mut dyn Read,
-) -> Result<(DockerfileText, ContextSource), CliError> {
-    let context = args.context.as_str();
-    if is_remote(context) {
-        return Err(CliError::next_version(&format!("a Git or URL context (`{context}`)"))
-            .hint("clone or download it first and give the directory"));
-    }
-    if context == "-" {
-        if args.file.as_deref() == Some("-") {
-            return Err(CliError::usage("the Dockerfile and the context cannot both be standard input"));
-        }
-        if args.file.is_some() {
-            return Err(CliError::next_version("a context on standard input (`-` with `--file`)")
-                .hint("unpack it and give the directory"));
-        }
-        return Ok((dockerfile_from_stdin(environment, stdin)?, ContextSource::Empty));
-    }
-    let directory = environment.absolute(Path::new(context));
-    let metadata = fs::metadata(&directory).map_err(|error| {
-        let missing = error.kind() == std::io::ErrorKind::NotFound;
-        let error = CliError::failure(
-            anyhow::Error::new(error).context(format!("the build context `{context}` cannot be read")),
-        );
-        if missing { error.hint("the last argument is the context's directory, often `.`") } else { error }
-    })?;
-    if !metadata.is_dir() {
-        let error = CliError::message(format!("the build context `{context}` is not a directory"));
-        return Err(
-            error.hint("a Dockerfile is given with `--file`, the context's directory as the last argument")
-        );
-    }
-    let context = ContextSource::Directory(directory.clone());
-    let dockerfile = match args.file.as_deref() {
-        Some("-") => dockerfile_from_stdin(environment, stdin)?,
-        Some(file) => {
-            if is_remote(file) {
-                return Err(CliError::next_version("a Dockerfile from a URL").hint("download it first"));
-            }
-            dockerfile_from(file.to_owned(), &environment.absolute(Path::new(file)))?
-        }
-        None => {
-            let name = |file: &str| Path::new(&args.context).join(file).display().to_string();
-            let upper = directory.join("Dockerfile");
-            let lower = directory.join("dockerfile");
-            if upper.exists() || !lower.exists() {
-                dockerfile_from(name("Dockerfile"), &upper)?
-            } else {
-                dockerfile_from(name("dockerfile"), &lower)?
-            }
-        }
-    };
-    Ok((dockerfile, context))
-}
-
-fn dockerfile_from(name: String, path: &Path) -> Result<DockerfileText, CliError> {
-    let text = read_bounded(path, DOCKERFILE_BYTES_MAX).map_err(|error| {
-        let missing = error.kind() == std::io::ErrorKind::NotFound;
-        let error = CliError::failure(
-            anyhow::Error::new(error).context(format!("the Dockerfile `{name}` cannot be read")),
-        );
-        if missing {
-            error.hint("name it with `--file`; a relative path is relative to the working directory")
-        } else {
-            error
-        }
-    })?;
-    let mut ignore_path = path.as_os_str().to_owned();
-    ignore_path.push(".dockerignore");
-    let ignore = match read_bounded(Path::new(&ignore_path), DOCKERFILE_BYTES_MAX) {
-        Ok(text) => Some((format!("{name}.dockerignore"), text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(CliError::failure(error)),
-    };
-    Ok(DockerfileText { name, text, ignore })
-}
-
-fn dockerfile_from_stdin(
-    environment: &Environment,
-    stdin: &mut dyn Read,
-) -> Result<DockerfileText, CliError> {
-    if environment.stdin_is_terminal {
-        return Err(CliError::usage("the Dockerfile is to come from standard input, which is a terminal")
-            .hint("redirect a file: `crossdock build - < Dockerfile`"));
-    }
-    let mut text = Vec::new();
-    stdin
-        .take(DOCKERFILE_BYTES_MAX + 1)
-        .read_to_end(&mut text)
-        .map_err(|error| CliError::failure(anyhow::Error::new(error).context("reading standard input")))?;
-    if text.len() as u64 > DOCKERFILE_BYTES_MAX {
-        return Err(CliError::message("the Dockerfile on standard input is larger than 16 MiB"));
-    }
-    // A tar has `ustar` at offset 257; gzip, bzip2, xz and zstd streams begin with their magic numbers.
-    let is_archive = text.get(257..262) == Some(b"ustar")
-        || [&b"\x1f\x8b"[..], b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"]
-            .iter()
-            .any(|magic| text.starts_with(magic));
-    if is_archive {
-        return Err(CliError::next_version("a tar as the context on standard input")
-            .hint("unpack it and give the directory"));
-    }
-    Ok(DockerfileText { name: "-".to_owned(), text, ignore: None })
 }
 
 /// Reads a file of at most `limit` bytes.
@@ -324,7 +216,7 @@ fn outputs(
         return Err(CliError::usage("refusing to write an archive to a terminal")
             .hint("redirect standard output, or give `dest=FILE`"));
     }
-    Ok((outputs, compression.unwrap_or_default()))
+    Ok((outputs, compression.or(environment.config.compression).unwrap_or_default()))
 }
 
 /// What is likely not meant, as sentences.
@@ -349,6 +241,7 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
+    use crate::build::ContextSource;
     use crate::build::Destination;
     use crate::cli::args::{Cli, Command};
     use crate::cli::error::ExitStatus;

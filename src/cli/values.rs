@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::csv;
 use crate::build::NamedContext;
+use crate::context::remote::RemoteSource;
 use crate::exec::Ulimit;
 use crate::reference::Reference;
 
@@ -233,20 +234,15 @@ impl FromStr for BuildContextSpec {
             NamedContext::Archive(path.into())
         } else if let Some(stage) = source.strip_prefix("target:") {
             NamedContext::Stage(stage.to_owned())
-        } else if is_remote(&source) {
-            return Err(format!("`{source}`: Git and URL contexts are not supported by this version"));
         } else {
-            NamedContext::Directory(source.into())
+            // What may be a path as well is one.
+            match RemoteSource::of_add(&source).map_err(|error| error.to_string())? {
+                Some(remote) => NamedContext::Remote(remote),
+                None => NamedContext::Directory(source.into()),
+            }
         };
         Ok(Self { name, source })
     }
-}
-
-/// Whether a context is something that would have to be fetched (`moby/buildkit`,
-/// `frontend/dockerui/context.go`: URLs and Git addresses).
-pub(super) fn is_remote(context: &str) -> bool {
-    const PREFIXES: &[&str] = &["http://", "https://", "git://", "ssh://", "git@", "github.com/"];
-    PREFIXES.iter().any(|prefix| context.starts_with(prefix))
 }
 
 /// A duration: `90s`, `15m`, `12h`, `7d`, `2w`.
@@ -318,7 +314,13 @@ mod tests {
         assert_eq!(context("a=oci-layout://p:t"), Ok(NamedContext::OciLayout("p:t".into())));
         assert_eq!(context("a=docker-archive://f"), Ok(NamedContext::Archive("f".into())));
         assert_eq!(context("a=target:s"), Ok(NamedContext::Stage("s".into())));
-        assert!(context("a=https://x/y.git").unwrap_err().contains("not supported"));
+        assert_eq!(
+            context("a=https://x/y"),
+            Ok(NamedContext::Remote(RemoteSource::Http("https://x/y".to_owned())))
+        );
+        assert!(matches!(context("a=https://x/y.git"), Ok(NamedContext::Remote(RemoteSource::Git(_)))));
+        assert_eq!(context("a=github.com/x"), Ok(NamedContext::Directory("github.com/x".into())));
+        assert!(context("a=https://x/y.git?depth=1").unwrap_err().contains("unexpected query"));
         assert!(context("dir").is_err());
     }
 

@@ -523,7 +523,7 @@ fn questionable_things_are_warned_about() {
     assert_eq!(rules("FROM a\nRUN a \\\n# comment\n  b"), [] as [&str; 0]);
     assert_eq!(
         rules("FROM a as B\nFROM c AS b\nFROM d AS scratch"),
-        ["StageNameCasing", "FromAsCasing", "ReservedStageName", "DuplicateStageName"]
+        ["StageNameCasing", "FromAsCasing", "DuplicateStageName", "ReservedStageName"]
     );
     assert_eq!(rules("FROM a\nMAINTAINER e\nCOPY x"), ["MaintainerDeprecated"], "in spite of the error");
     assert_eq!(rules("FROM a\n# check=skip=MaintainerDeprecated\nMAINTAINER e"), [] as [&str; 0]);

@@ -174,11 +174,12 @@ pub(super) fn add(input: &[u8]) {
         link: false,
         exclude: Vec::new(),
         unpack: true,
+        remotes: Vec::new(),
     };
     let rules = Rules { owner: None, chmod: None, now: Timestamp::default(), epoch: None };
     let spool = tempfile::tempdir().expect("a directory");
     let opener = OneFile(bytes.clone());
-    match step::copy(&image, Some((&source, &opener)), &operation, &rules, spool.path()) {
+    match step::copy(&image, Some((&source, &opener)), &[], &operation, &rules, spool.path()) {
         Ok(staged) => {
             let entries: Vec<Entry> = staged
                 .into_iter()

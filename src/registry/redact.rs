@@ -16,7 +16,7 @@ pub(super) fn address(url: &Url) -> String {
 
 /// Text that somebody else wrote, for messages: one line of printable characters, at most 300 of them, and every
 /// URL in it without its query and user.
-pub(super) fn text(text: &str) -> String {
+pub(crate) fn text(text: &str) -> String {
     const LENGTH_MAX: usize = 300;
     let mut words = Vec::new();
     let mut length = 0;
@@ -45,7 +45,7 @@ pub(super) fn text(text: &str) -> String {
 }
 
 /// An error and its causes in one redacted line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

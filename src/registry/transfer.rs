@@ -18,7 +18,7 @@ use super::auth::Access;
 use super::client::{Client, UploadSession, text};
 use super::error::{RegistryError, RegistryErrorKind};
 use super::source::{Progress, partial_path};
-use super::transport::{Attempts, Failure, Pace, Payload, Place, Request, Transport};
+use super::transport::{Attempts, Failure, Pace, Payload, Place, Request, RetryPolicy, Transport};
 use crate::digest::Hasher;
 use crate::image::Descriptor;
 use crate::reference::Reference;
@@ -40,6 +40,7 @@ fn file_error(place: &Place, path: &Path, error: &io::Error) -> RegistryError {
 /// Downloads `blob` with `request` to `destination`.
 pub(super) async fn download(
     transport: &Transport,
+    retry: RetryPolicy,
     place: &Place,
     request: Request<'_>,
     blob: &Descriptor,
@@ -53,6 +54,7 @@ pub(super) async fn download(
         let hasher = Hasher::new(blob.digest.algorithm());
         let mut download = Download {
             transport,
+            retry,
             place,
             request,
             blob,
@@ -76,6 +78,7 @@ pub(super) async fn download(
 
 struct Download<'a> {
     transport: &'a Transport,
+    retry: RetryPolicy,
     place: &'a Place,
     request: Request<'a>,
     blob: &'a Descriptor,
@@ -89,7 +92,7 @@ struct Download<'a> {
 
 impl Download<'_> {
     async fn run(&mut self) -> Result<(), RegistryError> {
-        let mut attempts = Attempts::new(self.transport.retry);
+        let mut attempts = Attempts::new(self.retry);
         loop {
             let before = self.received;
             match self.receive().await {

@@ -6,6 +6,7 @@ mod support;
 
 mod badinput;
 mod caching;
+mod checks;
 mod cli;
 mod crash;
 mod dockerfiles;

@@ -67,10 +67,10 @@ pub(crate) fn prepare<V: View>(
     Ok(resolve(staging, b"", &trimmed, true)?)
 }
 
-/// Copies one match of `source` to `destination` (as [`prepare`] returned it).
+/// Copies one match of `source`, the step's source number `origin`, to `destination` (as [`prepare`] returned it).
 pub(crate) fn copy<V: View>(
     staging: &mut Staging<'_, V>,
-    source: &impl Source,
+    (source, origin): (&impl Source, usize),
     item: &Match,
     destination: &[u8],
     filter: &Filter,
@@ -85,13 +85,14 @@ pub(crate) fn copy<V: View>(
     }
     let make = if node.is_directory() && existing.is_none() { &target } else { parent(&target) };
     staging.make_directories(make, rules.new_directory())?;
-    let mut copier = Copier { staging, source, item, filter, rules, groups: HashMap::new() };
+    let mut copier = Copier { staging, source, origin, item, filter, rules, groups: HashMap::new() };
     copier.copy(&[], &target, &mut Vec::new())
 }
 
 struct Copier<'c, 't, V, S> {
     staging: &'c mut Staging<'t, V>,
     source: &'c S,
+    origin: usize,
     item: &'c Match,
     filter: &'c Filter,
     rules: &'c Rules,
@@ -191,7 +192,7 @@ impl<V: View, S: Source> Copier<'_, '_, V, S> {
                 self.groups.insert(group, target.to_vec());
             }
             if size > 0 {
-                staged.content = Content::Source { path: path.to_vec() };
+                staged.content = Content::Source { origin: self.origin, path: path.to_vec() };
             }
         }
         self.staging.add(target.to_vec(), staged);

@@ -16,8 +16,10 @@ pub(crate) enum Content {
     None,
     /// In memory.
     Bytes(Vec<u8>),
-    /// The file at this path of the step's source.
+    /// The file at this path of one of the step's sources.
     Source {
+        /// Which one: 0 is what the files are copied from, others are what was fetched.
+        origin: usize,
         /// The path in it.
         path: Vec<u8>,
     },

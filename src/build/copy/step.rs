@@ -77,27 +77,55 @@ pub(crate) fn digest(
     Ok(crate::digest::Digest::of(encoder.finish()))
 }
 
-/// Works out what a COPY or ADD adds to `tree`. Archives are unpacked by way of the directory `spool`.
-pub(crate) fn copy(
+/// The digest of what a source that was fetched gives to an ADD.
+pub(crate) fn remote_digest(
+    source: &impl Source,
+    op: &CopyOp,
+    name: &str,
+) -> Result<crate::digest::Digest, CopyError> {
+    digest(source, &[select_remote(op, name)?])
+}
+
+/// All of what was fetched, or the file `name` in it, which is no pattern.
+fn select_remote(op: &CopyOp, name: &str) -> Result<Selected, CopyError> {
+    let named = name.as_bytes().to_vec();
+    let matches = vec![Match { path: named.clone(), named }];
+    Ok(Selected { matches, filter: Filter { include: None, exclude: patterns(&op.exclude)? } })
+}
+
+/// A tree to copy from, and its files.
+pub(crate) type From<'f, S> = (&'f S, &'f dyn Opener);
+
+/// Works out what a COPY or ADD adds to `tree`. `remotes` are the sources that were fetched, in their order. Archives are
+/// unpacked by way of the directory `spool`.
+pub(crate) fn copy<S: Source>(
     tree: &impl View,
-    source: Option<(&impl Source, &dyn Opener)>,
+    source: Option<From<'_, S>>,
+    remotes: &[From<'_, S>],
     op: &CopyOp,
     rules: &Rules,
     spool: &Path,
 ) -> Result<Vec<(Vec<u8>, Staged)>, CopyError> {
     let mut staging = Staging::new(tree);
     let destination = op.destination.as_bytes();
-    if let Some((source, opener)) = source {
-        for one in select(source, op)? {
-            for item in &one.matches {
-                if op.unpack
-                    && archive::unpack(&mut staging, (source, opener), item, destination, rules, spool)?
-                {
-                    continue;
-                }
-                let resolved = copier::prepare(&mut staging, destination, rules)?;
-                copier::copy(&mut staging, source, item, &resolved, &one.filter, rules)?;
+    let mut one = |from: From<'_, S>, origin: usize, selected: &Selected, unpack: bool| {
+        for item in &selected.matches {
+            if unpack && archive::unpack(&mut staging, from, item, destination, rules, spool)? {
+                continue;
             }
+            let resolved = copier::prepare(&mut staging, destination, rules)?;
+            let filter = &selected.filter;
+            copier::copy(&mut staging, (from.0, origin), item, &resolved, filter, rules)?;
+        }
+        Ok::<_, CopyError>(())
+    };
+    let mut pending = op.remotes.iter().zip(remotes).enumerate().peekable();
+    for number in 0..=op.sources.len() {
+        while let Some((at, (remote, from))) = pending.next_if(|(_, (remote, _))| remote.after <= number) {
+            one(*from, at + 1, &select_remote(op, &remote.name)?, remote.unpack)?;
+        }
+        if let (Some(from), Some(pattern)) = (source, op.sources.get(number)) {
+            one(from, 0, &select_one(from.0, op, pattern)?, op.unpack)?;
         }
     }
     for (name, content) in &op.files {
@@ -134,10 +162,11 @@ pub(crate) fn workdir(
     Ok(staging.finish())
 }
 
-/// The reader for the content of a staged entry.
+/// The reader for the content of a staged entry. `openers` are those of the step's sources: of the files first, then of
+/// what was fetched.
 pub(crate) fn open_content(
     staged: &Staged,
-    opener: Option<&dyn Opener>,
+    openers: &[&dyn Opener],
 ) -> Result<Box<dyn std::io::Read + Send>, CopyError> {
     use std::io::{Cursor, Read, Seek, SeekFrom};
     let size = match staged.node.kind {
@@ -147,7 +176,7 @@ pub(crate) fn open_content(
     Ok(match &staged.content {
         Content::None => Box::new(std::io::empty()),
         Content::Bytes(bytes) => Box::new(Cursor::new(bytes.clone())),
-        Content::Source { path } => match opener {
+        Content::Source { origin, path } => match openers.get(*origin) {
             Some(opener) => opener.open(path)?,
             None => return Err(CopyError::NotFound { path: display(path) }),
         },

@@ -7,6 +7,7 @@ use super::lint;
 use super::outline::Capture;
 use super::{ImageSpec, Input, SourceSpec};
 use crate::build::options::{BuildRequest, NamedContext};
+use crate::build::remotes::RemoteSpec;
 use crate::context::ignore::Ignore;
 use crate::dockerfile::expand::Lexer;
 use crate::dockerfile::lint::Linter;
@@ -255,6 +256,9 @@ impl<'a> Draft<'a> {
     ) -> Result<Base, DockerfileError> {
         Ok(match context {
             NamedContext::Directory(path) => Base::Source(self.source(SourceSpec::Directory(path.clone()))),
+            NamedContext::Remote(source) => {
+                Base::Source(self.source(SourceSpec::Remote(RemoteSpec::of_context(source))))
+            }
             NamedContext::Image(reference) => {
                 Base::Source(self.image(ImageSpec::Registry(reference.clone()), platform))
             }

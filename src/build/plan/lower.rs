@@ -1,5 +1,6 @@
 //! From drafted stages to steps: variables expanded, configuration and history written.
 
+mod add;
 mod run;
 
 use std::collections::{BTreeSet, HashMap};
@@ -10,12 +11,12 @@ use super::env::{Variables, argument};
 use super::history::{go_duration, plain_list, quoted_list};
 use super::lint::{self, Once};
 use super::outline::Capture;
-use super::{CopyOp, Input, Op, Plan, PlannedStage, PlannedStep, SourceSpec, Start, WorkdirOp};
+use super::{CopyOp, Input, Op, Plan, PlannedStage, PlannedStep, RemoteAdd, SourceSpec, Start, WorkdirOp};
 use crate::build::copy::view::clean;
 use crate::dockerfile::expand::Lexer;
 use crate::dockerfile::lint::{Finding, Linter, is_sensitive};
 use crate::dockerfile::{
-    Add, Chmod, CommandLine, Copy, DockerfileError, Healthcheck, Heredoc, Instruction, Lines, Spanned,
+    Chmod, CommandLine, Copy, DockerfileError, Healthcheck, Heredoc, Instruction, Lines, Spanned,
 };
 use crate::event::StepId;
 use crate::image::{self, History, ImageConfig};
@@ -134,7 +135,7 @@ impl<'d, 'a> Lowering<'d, 'a> {
         let (start, directory) = match drafted.base {
             Base::Scratch => (Start::Empty, None),
             Base::Stage(base) => (Start::Stage(self.numbers[&base]), None),
-            Base::Source(source) if matches!(self.sources[source], SourceSpec::Directory(_)) => {
+            Base::Source(source) if !matches!(self.sources[source], SourceSpec::Image { .. }) => {
                 (Start::Empty, Some(source))
             }
             Base::Source(source) => (Start::Source(source), None),
@@ -171,9 +172,11 @@ impl<'d, 'a> Lowering<'d, 'a> {
         }
         for command in &drafted.commands {
             lowering.is_trigger = command.is_trigger;
-            lowering.lint = match command.is_trigger {
-                true => draft.lint.clone(),
-                false => draft.lint.above(draft.dockerfile.comments_above(command.instruction.lines)),
+            // Triggers come from elsewhere, without comments.
+            lowering.lint = if command.is_trigger {
+                draft.lint.clone()
+            } else {
+                draft.lint.above(draft.dockerfile.comments_above(command.instruction.lines))
             };
             lowering.instruction(&command.instruction)?;
         }
@@ -184,6 +187,15 @@ impl<'d, 'a> Lowering<'d, 'a> {
         self.captures.insert(number, capture);
         self.states.insert(number, state.clone());
         Ok(PlannedStage { start, start_step, platform, steps, image: state.image, no_cache })
+    }
+
+    /// The number of a source, which is added if it is new.
+    fn source(&mut self, spec: SourceSpec) -> usize {
+        let known = self.sources.iter().position(|known| *known == spec);
+        known.unwrap_or_else(|| {
+            self.sources.push(spec);
+            self.sources.len() - 1
+        })
     }
 
     /// The build context's number among the sources.
@@ -252,18 +264,7 @@ impl StageLowering<'_, '_, '_> {
     fn directory_base(&mut self, source: usize) {
         let text = format!("FROM {}", self.drafted.base_name);
         let id = self.name(&text);
-        let op = CopyOp {
-            input: Input::Source(source),
-            sources: vec!["/".to_owned()],
-            files: Vec::new(),
-            destination: "/".to_owned(),
-            owner: None,
-            chmod: None,
-            parents: false,
-            link: false,
-            exclude: Vec::new(),
-            unpack: false,
-        };
+        let op = CopyOp::everything(Input::Source(source), "/");
         self.steps.push(PlannedStep {
             id,
             slot: format!("{}:FROM", self.drafted.label),
@@ -594,6 +595,7 @@ impl StageLowering<'_, '_, '_> {
 
     fn copy(&mut self, instruction: &Spanned<Instruction>, copy: &Copy) -> Result<(), DockerfileError> {
         let lines = instruction.lines;
+        self.refuse_remote(lines, copy)?;
         let input = match &copy.from {
             Some(from) => self.input(lines, from)?,
             None if copy.sources.is_empty() => Input::Empty,
@@ -609,6 +611,7 @@ impl StageLowering<'_, '_, '_> {
             parents: copy.parents,
             link: copy.link,
             unpack: false,
+            remotes: Vec::new(),
         };
         let from_context = copy.from.is_none();
         self.copy_files(instruction, "COPY", input, &common)?;
@@ -616,48 +619,11 @@ impl StageLowering<'_, '_, '_> {
         Ok(())
     }
 
-    fn add(&mut self, instruction: &Spanned<Instruction>, add: &Add) -> Result<(), DockerfileError> {
-        let lines = instruction.lines;
-        for source in &add.sources {
-            let source = self.expand(lines, source)?;
-            if is_remote(&source) {
-                return Err(self
-                    .error(
-                        lines,
-                        format!(
-                            "ADD of `{source}`: URLs and git repositories are not supported by this version"
-                        ),
-                    )
-                    .word(&source)
-                    .with_hint("download it before the build and COPY it, or fetch it in a RUN"));
-            }
-        }
-        let unsupported = add.checksum.as_ref().map(|_| "checksum requires HTTP(S) or Git sources");
-        if let Some(message) = unsupported {
-            return Err(self.error(lines, message).word("--checksum"));
-        }
-        let input = if add.sources.is_empty() { Input::Empty } else { Input::Source(self.all.context()) };
-        let common = Common {
-            sources: &add.sources,
-            heredocs: &add.heredocs,
-            destination: &add.dest,
-            owner: add.chown.as_ref(),
-            chmod: add.chmod.as_ref(),
-            exclude: &add.exclude,
-            parents: false,
-            link: add.link,
-            unpack: add.unpack.unwrap_or(true),
-        };
-        self.copy_files(instruction, "ADD", input, &common)?;
-        self.check_copied(instruction, "Add", true);
-        Ok(())
-    }
-
     /// What the step that was added last copies from the context should be there.
     fn check_copied(&self, instruction: &Spanned<Instruction>, command: &str, from_context: bool) {
         let Some(PlannedStep { op: Op::Copy(op), .. }) = self.steps.last() else { return };
         let Some(ignore) = self.all.draft.ignore.as_ref().filter(|_| from_context) else { return };
-        for source in op.sources.iter().filter(|source| !is_remote(source)) {
+        for source in &op.sources {
             lint::copied(command, source, ignore, instruction.lines, &self.lint);
         }
     }
@@ -685,10 +651,16 @@ impl StageLowering<'_, '_, '_> {
                 Err(cause) => return Err(self.error(lines, cause.to_string()).word(text)),
             },
         };
+        let mut written_sources = Vec::new();
         let mut sources = Vec::new();
-        for source in common.sources {
-            sources.push(self.expand(lines, source)?);
+        for (number, source) in common.sources.iter().enumerate() {
+            let source = self.expand(lines, source)?;
+            if !common.remotes.iter().any(|(remote, _)| *remote == number) {
+                sources.push(source.clone());
+            }
+            written_sources.push(source);
         }
+        let written = self.expand(lines, common.destination)?;
         let mut files = Vec::new();
         for heredoc in common.heredocs {
             let mut body = heredoc.body();
@@ -697,7 +669,6 @@ impl StageLowering<'_, '_, '_> {
             }
             files.push((heredoc.name.clone(), body.into_bytes()));
         }
-        let written = self.expand(lines, common.destination)?;
         let mut history = String::from(keyword);
         for (flag, value) in [
             (" --parents", common.parents.then_some("")),
@@ -708,7 +679,7 @@ impl StageLowering<'_, '_, '_> {
                 history.push_str(&format!("{flag}{value}"));
             }
         }
-        for source in &sources {
+        for source in &written_sources {
             history.push_str(&format!(" {source}"));
         }
         for (name, _) in &files {
@@ -727,16 +698,12 @@ impl StageLowering<'_, '_, '_> {
             link: common.link && chmod_text.as_deref().unwrap_or_default().is_empty(),
             exclude: common.exclude.to_vec(),
             unpack: common.unpack,
+            remotes: common.remotes.iter().map(|(_, remote)| remote.clone()).collect(),
         };
         self.push(instruction, Op::Copy(Box::new(op)));
         self.history(history, true);
         Ok(())
     }
-}
-
-/// Whether a source of ADD is fetched.
-fn is_remote(source: &str) -> bool {
-    ["http://", "https://", "git://", "ssh://", "git@"].iter().any(|prefix| source.starts_with(prefix))
 }
 
 /// The configuration of an image with nothing in it (`dockerfile2llb/image.go`, `emptyImage`).
@@ -767,6 +734,8 @@ struct Common<'c> {
     parents: bool,
     link: bool,
     unpack: bool,
+    /// Sources that are fetched, by their number among all.
+    remotes: Vec<(usize, RemoteAdd)>,
 }
 
 /// The destination of a copy: absolute, with what says that it is a directory (`/` or `/.` at the end) kept

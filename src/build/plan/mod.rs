@@ -12,6 +12,7 @@ mod outline;
 
 use std::path::PathBuf;
 
+use super::remotes::RemoteSpec;
 use crate::dockerfile::{Chmod, Lines, Mount, Security};
 use crate::event::StepId;
 use crate::exec::Network;
@@ -46,6 +47,8 @@ pub(crate) enum SourceSpec {
     Context,
     /// A named directory context.
     Directory(PathBuf),
+    /// What is fetched: a URL or a git repository.
+    Remote(RemoteSpec),
     /// An image for a platform.
     Image { image: ImageSpec, platform: Platform },
 }
@@ -127,6 +130,21 @@ pub(crate) enum Op {
     Workdir(WorkdirOp),
 }
 
+impl Op {
+    /// What is read besides the tree that the step starts from: for a copy the place of its files, then what is fetched;
+    /// for a command what its mounts show, in their order.
+    pub(crate) fn inputs(&self) -> Vec<Input> {
+        match self {
+            Self::Copy(copy) => {
+                let remotes = copy.remotes.iter().map(|remote| remote.input);
+                std::iter::once(copy.input).chain(remotes).collect()
+            }
+            Self::Run(run) => run.mounts.iter().map(|mount| mount.input).collect(),
+            Self::Workdir(_) => Vec::new(),
+        }
+    }
+}
+
 /// RUN.
 #[derive(Debug)]
 pub(crate) struct RunOp {
@@ -186,6 +204,40 @@ pub(crate) struct CopyOp {
     pub(crate) exclude: Vec<String>,
     /// Whether archives are unpacked.
     pub(crate) unpack: bool,
+    /// Sources that are fetched, in order.
+    pub(crate) remotes: Vec<RemoteAdd>,
+}
+
+/// A source of an ADD that is fetched.
+#[derive(Debug, Clone)]
+pub(crate) struct RemoteAdd {
+    /// What is fetched.
+    pub(crate) input: Input,
+    /// The path in it; empty for all that is in it.
+    pub(crate) name: String,
+    /// How many of the sources that are not fetched come before it.
+    pub(crate) after: usize,
+    /// Whether an archive is unpacked.
+    pub(crate) unpack: bool,
+}
+
+impl CopyOp {
+    /// Copies `source` to the root, as it is.
+    pub(crate) fn everything(input: Input, source: &str) -> Self {
+        Self {
+            input,
+            sources: vec![source.to_owned()],
+            files: Vec::new(),
+            destination: "/".to_owned(),
+            owner: None,
+            chmod: None,
+            parents: false,
+            link: false,
+            exclude: Vec::new(),
+            unpack: false,
+            remotes: Vec::new(),
+        }
+    }
 }
 
 /// WORKDIR.

@@ -38,12 +38,13 @@ struct Position {
 
 impl Location {
     fn of(lines: Option<Lines>) -> Self {
-        let lines = lines.map_or(1..=0, |lines| lines.start..=lines.end);
+        let lines = lines.into_iter().flat_map(|lines| lines.start..=lines.end);
         let ranges = lines.map(|line| Range { start: Position { line }, end: Position { line } });
         Self { ranges: ranges.collect() }
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn is_false(value: &bool) -> bool {
     !value
 }
@@ -142,8 +143,8 @@ impl<'r> Document<'r> {
         #[derive(Serialize)]
         struct Source<'a> {
             filename: &'a str,
-            language: &'a str,
             data: String,
+            language: &'a str,
         }
         #[derive(Serialize)]
         struct Error {
@@ -171,7 +172,7 @@ impl<'r> Document<'r> {
             .collect();
         json(&Results {
             warnings: Some(warnings).filter(|warnings| !warnings.is_empty()),
-            sources: [Source { filename: &self.name, language: "Dockerfile", data: self.encoded() }],
+            sources: [Source { filename: &self.name, data: self.encoded(), language: "Dockerfile" }],
             build_error: message(checked)
                 .map(|message| Error { message, location: Location::of(checked.error_lines()) }),
         })

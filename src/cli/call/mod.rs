@@ -14,7 +14,7 @@ use super::environment::Environment;
 use super::error::{CliError, ExitStatus};
 use super::report::Reporter;
 use super::{request, signals};
-use crate::build::{BuildRequest, Checked, Outline};
+use crate::build::{BuildError, Engine};
 use answers::Document;
 
 /// What `--call` asks for.
@@ -89,6 +89,11 @@ pub(super) fn command(
 ) -> Result<ExitStatus, CliError> {
     let mut request = request::of_build(command, environment, &mut std::io::stdin().lock())?;
     request.outputs.clear();
+    let settings = Settings::resolve(&command.build.cache, environment)?;
+    if request.remote_dockerfile.is_some() {
+        let fetched = answer(&settings, reporter, async |engine| engine.with_dockerfile(&request).await);
+        request = super::runtime()?.block_on(fetched)?;
+    }
     let document = Document::new(&request, command.build.file.as_deref());
     if spec.method == Method::Targets {
         let targets =
@@ -98,17 +103,17 @@ pub(super) fn command(
         super::print(&text)?;
         return Ok(ExitStatus::Success);
     }
-    let settings = Settings::resolve(&command.build.cache, environment)?;
-    let answer = super::runtime()?.block_on(answer(spec.method, &settings, &request, reporter))?;
+    if spec.method == Method::Outline {
+        let outline = answer(&settings, reporter, async |engine| engine.outline(&request).await);
+        let outline = super::runtime()?.block_on(outline)?;
+        reporter.close();
+        let text = if spec.json { document.outline_json(&outline)? } else { answers::outline(&outline) };
+        super::print(&text)?;
+        return Ok(ExitStatus::Success);
+    }
+    let checked = answer(&settings, reporter, async |engine| engine.check(&request).await);
+    let checked = super::runtime()?.block_on(checked)?;
     reporter.close();
-    let checked = match answer {
-        Answer::Outline(outline) => {
-            let text = if spec.json { document.outline_json(&outline)? } else { answers::outline(&outline) };
-            super::print(&text)?;
-            return Ok(ExitStatus::Success);
-        }
-        Answer::Checked(checked) => checked,
-    };
     let text = if spec.json { document.checked_json(&checked)? } else { document.checked(&checked) };
     super::print(&text)?;
     if let Some(error) = document.error(&checked) {
@@ -118,19 +123,12 @@ pub(super) fn command(
     Ok(if is_clean { ExitStatus::Success } else { ExitStatus::Failure })
 }
 
-/// What the engine answers.
-enum Answer {
-    Outline(Box<Outline>),
-    Checked(Checked),
-}
-
-/// The call of the engine, with signals on.
-async fn answer(
-    method: Method,
+/// A question to the engine, with signals on.
+async fn answer<T>(
     settings: &Settings,
-    request: &BuildRequest,
     reporter: &Arc<dyn Reporter>,
-) -> Result<Answer, CliError> {
+    question: impl AsyncFnOnce(&Engine) -> Result<T, BuildError>,
+) -> Result<T, CliError> {
     let cancel = Cancel::new()?;
     let received = signals::listen(reporter.clone(), {
         let cancel = cancel.clone();
@@ -138,11 +136,7 @@ async fn answer(
     })
     .map_err(CliError::system)?;
     let engine = backend::engine(Machine::idle(), settings, reporter.clone(), cancel)?;
-    let result = match method {
-        Method::Outline => engine.outline(request).await.map(|outline| Answer::Outline(Box::new(outline))),
-        _ => engine.check(request).await.map(Answer::Checked),
-    };
-    match (result.map_err(backend::build_error), received.status()) {
+    match (question(&engine).await.map_err(backend::build_error), received.status()) {
         (Err(error), Some(status)) => Err(CliError { status, ..error }),
         (result, _) => result,
     }

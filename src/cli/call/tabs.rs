@@ -18,13 +18,11 @@ pub(super) fn aligned(text: &str, padding: usize) -> String {
             line = end.max(line + 1);
         }
     }
-    let rows: Vec<String> = lines
-        .iter()
-        .zip(&widths)
-        .map(|(cells, widths)| {
-            cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect::<String>()
-        })
-        .collect();
+    let row = |(cells, widths): (&Vec<&str>, &Vec<usize>)| {
+        let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        padded.collect::<Vec<_>>().concat()
+    };
+    let rows: Vec<String> = lines.iter().zip(&widths).map(row).collect();
     rows.join("\n")
 }
 

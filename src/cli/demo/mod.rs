@@ -24,6 +24,7 @@ use crate::build::{
     Output,
 };
 use crate::bytes::ByteSize;
+use crate::context::git::Git;
 use crate::event::StepOutcome;
 use crate::exec::Network;
 use crate::record::Scope;
@@ -134,10 +135,13 @@ fn build(
         readonly: false,
         scopes: vec![Scope::default()],
         docker_config: None,
+        registries: crate::registry::Hosts::new(),
+        git: Git::default(),
     };
     let text = fs::read(checkout.join(dockerfile)).map_err(CliError::system)?;
     let request = BuildRequest {
         dockerfile: DockerfileText { name: dockerfile.to_owned(), text, ignore: None },
+        remote_dockerfile: None,
         context: ContextSource::Directory(checkout.to_owned()),
         build_args: Vec::new(),
         build_contexts: BTreeMap::from([(
