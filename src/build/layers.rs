@@ -588,11 +588,12 @@ pub(crate) fn write_staged(
                 }
                 _ => false,
             };
-            let mut content =
-                super::copy::step::open_content(staged, openers).map_err(|error| match &staged.content {
-                    Content::Source { .. } if is_context => BuildError::changed(&display(path)),
-                    _ => BuildError::cache(format!("reading `{}`", display(path)), error),
-                })?;
+            let mut content = super::copy::step::open_content(staged, openers).map_err(|error| {
+                if is_context {
+                    return BuildError::changed(&display(path));
+                }
+                BuildError::cache(format!("reading `{}`", display(path)), error)
+            })?;
             let failed = |error| match error {
                 LayerError::Changed { .. } if is_context => BuildError::changed(&display(path)),
                 error => BuildError::cache("writing a layer", error),
