@@ -547,7 +547,9 @@ impl Opener for InputFiles {
             Self::Empty => return Err(not_found()),
             Self::Directory(root) => root.join(name),
             // Opened anew, it has a position of its own.
-            Self::File(file) => PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&**file))),
+            Self::File(file) => {
+                PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&**file)))
+            }
             Self::Layers { tree, lowers } => {
                 let node = tree.get(path).ok_or_else(not_found)?;
                 lowers.get(&(node.origin.layer as usize)).ok_or_else(not_found)?.join(name)

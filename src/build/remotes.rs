@@ -144,7 +144,8 @@ impl<'r> Remotes<'r> {
             ContextSource::Remote(RemoteSource::Http(url)) => self.http_context(url).await.map(Some),
             ContextSource::Remote(RemoteSource::Git(git)) => {
                 let keep = super::plan::argument(&self.request.build_args, "BUILDKIT_CONTEXT_KEEP_GIT_DIR");
-                let keep = keep.is_some_and(|value| matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"));
+                let keep =
+                    keep.is_some_and(|value| matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"));
                 let git = GitRef {
                     keep_git_dir: Some(keep || git.keep_git_dir == Some(true)),
                     commit_time: git.commit_time || self.request.source_date_epoch.is_some(),
@@ -216,7 +217,8 @@ impl<'r> Remotes<'r> {
         };
         let failed = |error: HttpError| Self::error(spec, error);
         let directory = self.engine.cache.local().tmp_dir();
-        let directory = directory.map_err(|error| BuildError::cache("making a temporary directory", error))?;
+        let directory =
+            directory.map_err(|error| BuildError::cache("making a temporary directory", error))?;
         let path = directory.path().join("file");
         let (started, created) = (Instant::now(), self.engine.now());
         self.status(step, format!("asking for {}", shown(url)));
@@ -601,9 +603,8 @@ fn directory_in(root: &Path, path: &str) -> Option<std::path::PathBuf> {
 /// Writes the files below `root` as a layer: they belong to root, and have the modes that git knows.
 fn tree_layer(engine: &Engine, root: &Path, mtime: Option<Timestamp>) -> Result<FinishedLayer, BuildError> {
     let failed = "reading a checkout";
-    let found =
-        scan(root, &Ignore::default(), &Wanted::Everything, &mut HashCache::default(), engine.now())
-            .map_err(|error| BuildError::cache(failed, error))?;
+    let found = scan(root, &Ignore::default(), &Wanted::Everything, &mut HashCache::default(), engine.now())
+        .map_err(|error| BuildError::cache(failed, error))?;
     let mut entries = Vec::with_capacity(found.len());
     for entry in found {
         if super::copy::view::base_name(&entry.path).starts_with(b".wh.") {
@@ -619,7 +620,9 @@ fn tree_layer(engine: &Engine, root: &Path, mtime: Option<Timestamp>) -> Result<
         };
         let mtime = mtime.unwrap_or(Timestamp { nanos: 0, ..entry.metadata.mtime });
         let content = match entry.kind {
-            EntryKind::File { size, .. } if size > 0 => Content::Source { origin: 0, path: entry.path.clone() },
+            EntryKind::File { size, .. } if size > 0 => {
+                Content::Source { origin: 0, path: entry.path.clone() }
+            }
             _ => Content::None,
         };
         let metadata = Metadata { mode, mtime, ..Metadata::default() };

@@ -180,9 +180,9 @@ impl Solver<'_> {
             async move {
                 Ok::<_, BuildError>(match input {
                     Input::Empty => InputTree::Empty,
-                    Input::Stage(stage) => {
-                        stages.get(&stage).map_or(InputTree::Empty, |chain| InputTree::Chain(Arc::clone(chain)))
-                    }
+                    Input::Stage(stage) => stages
+                        .get(&stage)
+                        .map_or(InputTree::Empty, |chain| InputTree::Chain(Arc::clone(chain))),
                     Input::Source(source) => self.source(step, source).await?,
                 })
             }

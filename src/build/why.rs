@@ -49,8 +49,14 @@ impl Solver<'_> {
                 && op.remotes.is_empty()
             {
                 let opener: &dyn super::copy::Opener = &super::copy::NoFiles;
-                let staged =
-                    copy_step::copy(&*tree, Some((&*source, opener)), &[], op, &rules, std::path::Path::new("/"));
+                let staged = copy_step::copy(
+                    &*tree,
+                    Some((&*source, opener)),
+                    &[],
+                    op,
+                    &rules,
+                    std::path::Path::new("/"),
+                );
                 let new = staged.unwrap_or_default().into_iter().filter_map(|(path, staged)| {
                     contents(&Entry { path, metadata: staged.node.metadata, kind: staged.node.kind })
                 });

@@ -102,11 +102,7 @@ impl Sources {
     }
 
     /// A tar on standard input is the context, anything else is a Dockerfile without one.
-    fn of_stdin(
-        args: &BuildArgs,
-        environment: &Environment,
-        stdin: &mut dyn Read,
-    ) -> Result<Self, CliError> {
+    fn of_stdin(args: &BuildArgs, environment: &Environment, stdin: &mut dyn Read) -> Result<Self, CliError> {
         let file = args.file.as_deref();
         if file == Some("-") {
             return Err(CliError::usage("the Dockerfile and the context cannot both be standard input"));
@@ -123,8 +119,12 @@ impl Sources {
             return Ok(Self::remote(from, ContextSource::Archive(archive)));
         }
         if file.is_some() {
-            let error = CliError::usage("standard input is no tar, so it is a Dockerfile, and `--file` names another");
-            return Err(error.hint("leave out `--file`, or send a tar: `tar c . | crossdock build -f FILE -`"));
+            let error = CliError::usage(
+                "standard input is no tar, so it is a Dockerfile, and `--file` names another",
+            );
+            return Err(
+                error.hint("leave out `--file`, or send a tar: `tar c . | crossdock build -f FILE -`")
+            );
         }
         let dockerfile = read_dockerfile(&mut head.as_slice().chain(stdin))?;
         Ok(Self::local(dockerfile, ContextSource::Empty))
@@ -193,7 +193,8 @@ fn dockerfile_from_stdin(
     refuse_terminal(environment, "the Dockerfile")?;
     let dockerfile = read_dockerfile(stdin)?;
     if is_archive(&dockerfile.text) {
-        let error = CliError::message("standard input is an archive, and not the Dockerfile that `-f -` says it is");
+        let error =
+            CliError::message("standard input is an archive, and not the Dockerfile that `-f -` says it is");
         return Err(error.hint("an archive is the context: `crossdock build - < context.tar`"));
     }
     Ok(dockerfile)

@@ -19,9 +19,10 @@ fn is_tar(head: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(&block[CHECKSUM]) else { return false };
     let text = text.trim_matches(|c: char| c == '\0' || c == ' ');
     let Ok(expected) = u32::from_str_radix(text, 8) else { return false };
-    let sum = block.iter().enumerate().map(|(at, byte)| {
-        u32::from(if CHECKSUM.contains(&at) { b' ' } else { *byte })
-    });
+    let sum = block
+        .iter()
+        .enumerate()
+        .map(|(at, byte)| u32::from(if CHECKSUM.contains(&at) { b' ' } else { *byte }));
     sum.sum::<u32>() == expected
 }
 

@@ -127,11 +127,17 @@ impl Hint for GitError {
         match self {
             Self::Missing { .. } => Some("install git (Debian, Ubuntu: `apt-get install git`)".to_owned()),
             Self::Failed { message, remote, .. } => {
-                let denied =
-                    ["could not read Username", "Authentication failed", "HTTP 403", "error: 403", "error: 401"];
+                let denied = [
+                    "could not read Username",
+                    "Authentication failed",
+                    "HTTP 403",
+                    "error: 403",
+                    "error: 401",
+                ];
                 if denied.iter().any(|part| message.contains(part)) {
                     return Some(
-                        "give a token with `--secret id=GIT_AUTH_TOKEN,env=…` (or `GIT_AUTH_TOKEN.HOST`)".to_owned(),
+                        "give a token with `--secret id=GIT_AUTH_TOKEN,env=…` (or `GIT_AUTH_TOKEN.HOST`)"
+                            .to_owned(),
                     );
                 }
                 if message.contains("Permission denied (publickey") {
@@ -202,11 +208,11 @@ impl Git {
         };
         let reference = match reference {
             Some(reference) => reference.to_owned(),
-            None => default_branch(&run(vec!["ls-remote", "--symref", "--", remote, "HEAD"]).await?)
-                .ok_or_else(|| GitError::NoReference {
-                    remote: shown(remote),
-                    reference: "HEAD".to_owned(),
-                })?,
+            None => {
+                default_branch(&run(vec!["ls-remote", "--symref", "--", remote, "HEAD"]).await?).ok_or_else(
+                    || GitError::NoReference { remote: shown(remote), reference: "HEAD".to_owned() },
+                )?
+            }
         };
         let peeled = format!("{reference}^{{}}");
         let answer = run(vec!["ls-remote", "--", remote, &reference, &peeled]).await?;
@@ -229,12 +235,7 @@ impl Git {
     /// the next time and is made if it does not exist. Only one process may use `store` at a time.
     ///
     /// The time of the commit, in seconds since 1970.
-    pub async fn check_out(
-        &self,
-        what: &Checkout<'_>,
-        store: &Path,
-        target: &Path,
-    ) -> Result<i64, GitError> {
+    pub async fn check_out(&self, what: &Checkout<'_>, store: &Path, target: &Path) -> Result<i64, GitError> {
         let disk = |source| GitError::Disk { remote: shown(what.remote), source };
         if !store.join("HEAD").is_file() {
             fs_err::create_dir_all(store).map_err(disk)?;
@@ -248,7 +249,8 @@ impl Git {
         if !self.has(store, what, object).await? {
             self.fetch(what, store).await?;
         }
-        let commit = self.git(store, what, "reading", &["rev-parse", &format!("{object}^{{commit}}")]).await?;
+        let commit =
+            self.git(store, what, "reading", &["rev-parse", &format!("{object}^{{commit}}")]).await?;
         let commit = commit.trim().to_owned();
         if let Some(expected) = what.checksum
             && !object.starts_with(expected)
@@ -349,8 +351,18 @@ impl Git {
         self.run(target, what.remote, action, WORK_MAX, "file", &fetch).await?;
         self.git(target, what, action, &["checkout", "--quiet", "--force", "--detach", object]).await?;
         if what.submodules && target.join(".gitmodules").is_file() {
-            let update = ["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"];
-            self.git(target, what, "fetching the submodules of", &update).await?;
+            let action = "fetching the submodules of";
+            let update = ["submodule", "--quiet", "update", "--init", "--recursive"];
+            let shallow = [&update[..], &["--depth=1"]].concat();
+            if let Err(error) = self.git(target, what, action, &shallow).await {
+                // Plain files behind a web server cannot be cut at a depth.
+                match &error {
+                    GitError::Failed { message, .. } if message.contains("shallow") => {
+                        self.git(target, what, action, &update).await?;
+                    }
+                    _ => return Err(error),
+                }
+            }
         }
         let disk = |source| GitError::Disk { remote: shown(what.remote), source };
         let git_dir = target.join(".git");
@@ -448,8 +460,7 @@ impl Git {
         let mut group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let finished = tokio::time::timeout(limit, async {
-            let (stdout, stderr, status) =
-                tokio::join!(read_all(stdout), read_all(stderr), child.wait());
+            let (stdout, stderr, status) = tokio::join!(read_all(stdout), read_all(stderr), child.wait());
             Ok::<_, io::Error>((stdout?, stderr?, status?))
         })
         .await;
@@ -484,7 +495,8 @@ impl Git {
 
     fn ssh_command(&self) -> OsString {
         // Keys of new hosts are taken as they are and remembered: the program cannot ask anybody.
-        let mut command = OsString::from("ssh -F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=accept-new");
+        let mut command =
+            OsString::from("ssh -F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=accept-new");
         if !self.known_hosts.is_empty() {
             // One word for the shell, several for ssh.
             let quoted: Vec<String> = self
@@ -544,7 +556,10 @@ fn pick(answer: &str, reference: &str) -> Option<Resolved> {
     let peeled = format!("{tag}^{{}}");
     let find = |name: &str| {
         let hashes = answer.lines().filter_map(|line| line.split_once('\t'));
-        hashes.filter(|(hash, _)| is_commit_hash(hash)).find(|(_, known)| *known == name).map(|(hash, _)| hash)
+        hashes
+            .filter(|(hash, _)| is_commit_hash(hash))
+            .find(|(_, known)| *known == name)
+            .map(|(hash, _)| hash)
     };
     for name in [&full, &head] {
         // A full name may be that of a tag as well.
@@ -576,7 +591,8 @@ mod tests {
         };
         assert_eq!(pick(&answer, "x"), resolved("refs/heads/x", 'a', None));
         assert_eq!(pick(&answer, "refs/tags/x"), resolved("refs/tags/x", 'b', Some('c')));
-        assert_eq!(pick(&answer, "tags/x"), resolved("refs/tags/x", 'b', Some('c')));
+        // As in BuildKit, only a short or a full name is looked through.
+        assert_eq!(pick(&answer, "tags/x"), resolved("refs/tags/x", 'b', None));
         assert_eq!(pick(&answer, "refs/pull/1/head"), resolved("refs/pull/1/head", 'd', None));
         assert_eq!(pick(&answer, "pull/1/head"), resolved("refs/pull/1/head", 'd', None));
         assert_eq!(pick(&answer, "y"), None);

@@ -49,24 +49,24 @@ impl GitRef {
         }
         let looks_local = text.starts_with("github.com/");
         let full = if looks_local { format!("https://{text}") } else { text.to_owned() };
-        let (rest, fragment) = full.split_once('#').map_or((full.as_str(), ""), |(rest, after)| (rest, after));
+        let (rest, fragment) =
+            full.split_once('#').map_or((full.as_str(), ""), |(rest, after)| (rest, after));
         let (remote, query) = rest.split_once('?').unwrap_or((rest, ""));
         let scheme = remote.split_once("://").map(|(scheme, _)| scheme);
-        let scheme = scheme.filter(|name| {
-            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
-        });
+        let scheme =
+            scheme.filter(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric()));
         match scheme.map(str::to_ascii_lowercase).as_deref() {
             Some(scheme @ ("http" | "https" | "git" | "ssh")) => {
                 let Ok(url) = url::Url::parse(remote) else { return Ok(None) };
                 // What is fetched over HTTP is a repository only if it says so.
                 let path = percent_decode_str(url.path()).decode_utf8_lossy().into_owned();
-                if scheme.starts_with("http") && !looks_local && !path.ends_with(".git") {
+                let says_so = path.as_bytes().ends_with(b".git");
+                if scheme.starts_with("http") && !looks_local && !says_so {
                     return Ok(None);
                 }
             }
-            Some(_) => return Ok(None),
             None if is_scp_style(remote) => {}
-            None => return Ok(None),
+            _ => return Ok(None),
         }
         let fragment = percent_decode_str(fragment).decode_utf8_lossy().into_owned();
         let (reference, subdir) = fragment.split_once(':').unwrap_or((&fragment, ""));
@@ -201,6 +201,7 @@ mod tests {
         GitRef::parse(text).unwrap()
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "what is compared with it has one")]
     fn git(remote: &str, reference: &str, subdir: &str) -> Option<GitRef> {
         let reference = Some(reference.to_owned()).filter(|reference| !reference.is_empty());
         let (remote, subdir) = (remote.to_owned(), subdir.to_owned());

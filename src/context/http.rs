@@ -220,7 +220,8 @@ impl Download<'_> {
         url.set_fragment(None);
         for _ in 0..=REDIRECTS_MAX {
             let mut request = client.connection(&url).get(url.clone()).header(ACCEPT_ENCODING, "identity");
-            if let Some(authorization) = self.authorization.as_ref().filter(|_| home.origin() == url.origin()) {
+            if let Some(authorization) = self.authorization.as_ref().filter(|_| home.origin() == url.origin())
+            {
                 request = request.header(AUTHORIZATION, authorization);
             }
             if let Some(known) = self.known {
@@ -258,8 +259,7 @@ impl Download<'_> {
 /// Where a redirect leads.
 fn redirected(url: &Url, headers: &HeaderMap) -> Result<Url, HttpErrorKind> {
     let target = headers.get(LOCATION).and_then(|location| url.join(location.to_str().ok()?).ok());
-    let mut target =
-        target.ok_or_else(|| HttpErrorKind::Protocol("it redirects to nowhere".to_owned()))?;
+    let mut target = target.ok_or_else(|| HttpErrorKind::Protocol("it redirects to nowhere".to_owned()))?;
     let downgrade = url.scheme() == "https" && target.scheme() == "http";
     if !matches!(target.scheme(), "http" | "https") || downgrade {
         let target = shown(target.as_str());

@@ -75,7 +75,8 @@ fn base_of(context: &Context, name: &'static str, layers: &[&[u8]], config: &Val
 
 /// What other distributions' images have and a Dockerfile made for them may read.
 fn distribution() -> Vec<u8> {
-    let passwd = "root:x:0:0::/root:/bin/sh\nbin:x:2:2::/bin:/bin/sh\nlp:x:7:7::/:/bin/sh\nmail:x:8:8::/:/bin/sh\n";
+    let passwd =
+        "root:x:0:0::/root:/bin/sh\nbin:x:2:2::/bin:/bin/sh\nlp:x:7:7::/:/bin/sh\nmail:x:8:8::/:/bin/sh\n";
     TarBuilder::new()
         .file("etc/passwd", 0o644, passwd.as_bytes())
         .file("etc/group", 0o644, b"root:x:0:\nbin:x:2:\nadm:x:4:\nlp:x:7:\nmail:x:8:\n")

@@ -32,11 +32,16 @@ pub(crate) struct Built {
 impl Built {
     /// What ran here and not there.
     pub(crate) fn ran_more_than(&self, other: &Self) -> Vec<&str> {
-        self.ran.iter().filter(|(place, _)| !other.ran.contains_key(*place)).map(|(_, name)| name.as_str()).collect()
+        self.ran
+            .iter()
+            .filter(|(place, _)| !other.ran.contains_key(*place))
+            .map(|(_, name)| name.as_str())
+            .collect()
     }
 
     fn of(output: &Output, archive: &Path, ran: BTreeMap<String, String>) -> Self {
-        let outcome = if output.status.success() { Ok(Image::read(archive)) } else { Err(message(&output.stderr())) };
+        let outcome =
+            if output.status.success() { Ok(Image::read(archive)) } else { Err(message(&output.stderr())) };
         Self { outcome, ran }
     }
 }
@@ -71,7 +76,10 @@ pub(crate) fn crossdock(context: &Context, job: &Job<'_>, cache: &str, options: 
     }
     let output = run.arg(".").output();
     let code = output.status.code();
-    assert!(code.is_some_and(|code| code != 101) && !output.stderr().contains("panicked at"), "died\n{output}");
+    assert!(
+        code.is_some_and(|code| code != 101) && !output.stderr().contains("panicked at"),
+        "died\n{output}"
+    );
     Built::of(&output, &archive, steps_of_crossdock(&output.stderr()))
 }
 

@@ -83,7 +83,8 @@ impl Given {
 /// Reads every table, in the order of their names.
 pub(crate) fn tables() -> Vec<Case> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/differential/cases");
-    let mut tables: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut tables: Vec<_> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     tables.sort();
     let mut cases = Vec::new();
     for table in &tables {
@@ -211,7 +212,16 @@ impl Case {
         }
         // Whatever was not given a time of its own has the same one in every run.
         let date = "@1580601600.25";
-        run(Command::new("find").arg(root).args(["-newermt", "2021-01-01", "-exec", "touch", "-hd", date, "{}", "+"]));
+        run(Command::new("find").arg(root).args([
+            "-newermt",
+            "2021-01-01",
+            "-exec",
+            "touch",
+            "-hd",
+            date,
+            "{}",
+            "+",
+        ]));
     }
 }
 

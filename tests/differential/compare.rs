@@ -34,7 +34,8 @@ impl Start {
     /// A directory's time says when something was last put into it, which only BuildKit's overlay notes for those
     /// that were there before.
     fn file_times_agree(&self, kind: &str, ours: &str, theirs: &str) -> bool {
-        let now = |time: &str| time.split('.').next().unwrap().parse().is_ok_and(|time: u64| time >= self.seconds);
+        let now =
+            |time: &str| time.split('.').next().unwrap().parse().is_ok_and(|time: u64| time >= self.seconds);
         ours == theirs || (now(theirs) && (kind == "directory" || now(ours)))
     }
 

@@ -160,7 +160,8 @@ impl Tree {
             tar::EntryType::Fifo => "fifo",
             tar::EntryType::Link => {
                 let target = absolute(&link.unwrap());
-                let linked = self.entries.get(&target).unwrap_or_else(|| panic!("{path}: link to absent {target}"));
+                let linked =
+                    self.entries.get(&target).unwrap_or_else(|| panic!("{path}: link to absent {target}"));
                 assert_ne!(linked.kind, "directory", "{path}: hard link to the directory {target}");
                 let linked = linked.clone();
                 self.entries.insert(path, linked);
@@ -175,7 +176,9 @@ impl Tree {
         }
         self.inodes += 1;
         let device = match kind {
-            "char" | "block" => (header.device_major().unwrap().unwrap(), header.device_minor().unwrap().unwrap()),
+            "char" | "block" => {
+                (header.device_major().unwrap().unwrap(), header.device_minor().unwrap().unwrap())
+            }
             _ => (0, 0),
         };
         let target = if kind == "symlink" { link.unwrap_or_default() } else { Vec::new() };

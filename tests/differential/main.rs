@@ -41,7 +41,8 @@ use support::buildkit::BuildKit;
 use variations::{CHANGES, Variation};
 
 fn main() -> ExitCode {
-    let filter: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let filter: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let mut cases = cases::tables();
     cases.extend(contexts::cases());
     cases.retain(|case| filter.iter().all(|part| case.name.contains(part.as_str())));
@@ -49,7 +50,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if !support::is_root() || std::env::var_os("BUILDKIT_BIN").is_none() {
-        println!("NOT compared with BuildKit: needs root, and BUILDKIT_BIN to name a directory with buildkitd");
+        println!(
+            "NOT compared with BuildKit: needs root, and BUILDKIT_BIN to name a directory with buildkitd"
+        );
         return ExitCode::SUCCESS;
     }
     let all_variations = !filter.is_empty() || std::env::var_os("CROSSDOCK_TEST_LONG").is_some();
@@ -120,11 +123,12 @@ impl Proof {
         let daemon = BuildKit::start(&context).expect("BUILDKIT_BIN is set");
         while let Some(case) = self.cases.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             let trial = Trial { case, context: &context, bases: &bases, daemon: &daemon, proof: self };
-            let found = std::panic::catch_unwind(AssertUnwindSafe(|| trial.differences())).unwrap_or_else(|panic| {
-                let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-                let message = panic.downcast_ref::<String>().cloned().or(text).unwrap_or_default();
-                vec![format!("the comparison itself failed: {message}")]
-            });
+            let found =
+                std::panic::catch_unwind(AssertUnwindSafe(|| trial.differences())).unwrap_or_else(|panic| {
+                    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+                    let message = panic.downcast_ref::<String>().cloned().or(text).unwrap_or_default();
+                    vec![format!("the comparison itself failed: {message}")]
+                });
             let mut unlisted = found;
             unlisted.retain(|difference| !self.deviations.lists(&case.name, difference));
             println!("case {} ... {}", case.name, if unlisted.is_empty() { "ok" } else { "DIFFERENT" });
@@ -190,7 +194,8 @@ impl Trial<'_> {
 
     /// The bases that the Dockerfile names.
     fn bases_of_case(&self) -> Vec<(&str, &Base)> {
-        let base = |name: &str| self.bases.iter().find(|base| base.name == name).expect("a base of that name");
+        let base =
+            |name: &str| self.bases.iter().find(|base| base.name == name).expect("a base of that name");
         if !self.case.bases.is_empty() {
             return self.case.bases.iter().map(|(name, of)| (name.as_str(), base(of))).collect();
         }
@@ -247,7 +252,9 @@ impl Trial<'_> {
             Ok(scratch) => compare::images(image, scratch, &self.proof.start)
                 .into_iter()
                 .filter(|difference| !difference.contains(": mtime "))
-                .map(|difference| format!("the cache gives another image: {}", difference.replace("BuildKit", "scratch")))
+                .map(|difference| {
+                    format!("the cache gives another image: {}", difference.replace("BuildKit", "scratch"))
+                })
                 .collect(),
             Err(message) => vec![format!("only the cache makes it build: {message}")],
         }

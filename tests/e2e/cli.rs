@@ -45,7 +45,10 @@ fn help_has_examples_for_every_command() {
         assert_eq!(stderr(&output), "");
     }
     let help = crossdock(&["build", "--help"]);
-    assert!(!stdout(&help).contains("--cache-from"), "flags that are only answered with advice are not advertised");
+    assert!(
+        !stdout(&help).contains("--cache-from"),
+        "flags that are only answered with advice are not advertised"
+    );
 }
 
 #[test]

@@ -116,6 +116,10 @@ impl<V: View> Unpacker<'_, '_, V> {
                     return Err(self.error(format!("it unpacks to more than {BYTES_MAX} bytes")));
                 }
                 let (_, digest, size) = hashing.finish();
+                // The reader takes the end of the archive for the end of the file.
+                if size < entry.size() {
+                    return Err(self.error(format!("it ends in the middle of `{}`", display(&raw))));
+                }
                 self.used += size;
                 if size > 0 {
                     content = Content::Spooled { file: self.path.to_owned(), offset };

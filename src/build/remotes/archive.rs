@@ -81,18 +81,16 @@ impl Remotes<'_> {
             .blocking(move || {
                 let rules = Rules { owner: None, chmod: None, now: engine.now(), epoch: None };
                 let opener: &dyn Opener = &files;
-                let op = CopyOp {
-                    unpack: true,
-                    ..CopyOp::everything(Input::Empty, CONTEXT_FILE)
-                };
+                let op = CopyOp { unpack: true, ..CopyOp::everything(Input::Empty, CONTEXT_FILE) };
                 let failed = |source: Box<dyn std::error::Error + Send + Sync>| BuildError::Source {
                     place: String::new(),
                     address: address.clone(),
                     source,
                     hint: None,
                 };
-                let entries = copy_step::copy(&Tree::empty(), Some((&*source, opener)), &[], &op, &rules, &path)
-                    .map_err(|error| failed(error.into()))?;
+                let entries =
+                    copy_step::copy(&Tree::empty(), Some((&*source, opener)), &[], &op, &rules, &path)
+                        .map_err(|error| failed(error.into()))?;
                 if let [(name, staged)] = &entries[..]
                     && name == CONTEXT_FILE.as_bytes()
                     && matches!(&staged.content, super::Content::Source { .. })

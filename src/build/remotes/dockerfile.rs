@@ -44,7 +44,8 @@ impl<'r> Remotes<'r> {
             _ => "standard input".to_owned(),
         };
         let tree = self.layers.tree(self.engine, &chain).await?;
-        let is_there = |name: &str| tree.resolve(name.as_bytes(), true).is_ok_and(|found| found.node.is_some());
+        let is_there =
+            |name: &str| tree.resolve(name.as_bytes(), true).is_ok_and(|found| found.node.is_some());
         // A URL with text is the Dockerfile.
         let only_file = tree.children(b"").map(|(name, _)| name).eq([CONTEXT_FILE.as_bytes()]);
         let from_url = matches!(&self.request.context, ContextSource::Remote(RemoteSource::Http(_)));

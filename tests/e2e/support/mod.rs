@@ -6,6 +6,7 @@
 pub(crate) mod base;
 pub(crate) mod buildkit;
 pub(crate) mod chance;
+pub(crate) mod http;
 pub(crate) mod lab;
 pub(crate) mod oci;
 pub(crate) mod registry;

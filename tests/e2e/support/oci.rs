@@ -164,8 +164,7 @@ impl Image {
         let config: Value = serde_json::from_slice(&blob(&manifest["config"])).unwrap();
         // BuildKit writes `null` for a list of nothing.
         let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-        let layers: Vec<_> =
-            list(&manifest["layers"]).iter().map(|layer| decompress(&blob(layer))).collect();
+        let layers: Vec<_> = list(&manifest["layers"]).iter().map(|layer| decompress(&blob(layer))).collect();
         let diff_ids: Vec<_> = layers.iter().map(|layer| json!(digest(layer))).collect();
         assert_eq!(list(&config["rootfs"]["diff_ids"]), diff_ids, "diff IDs name the uncompressed layers");
         let history = list(&config["history"]);
