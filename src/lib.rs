@@ -5,7 +5,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | front ends | [`cli`] |
+//! | front ends | [`cli`], `fuzz` (tests only) |
 //! | engine | [`build`], [`explain`] |
 //! | workers | [`exec`], [`context`], [`registry`] |
 //! | stores | [`store`] |
@@ -22,6 +22,8 @@ pub mod encoding;
 pub mod event;
 pub mod exec;
 pub mod explain;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod hint;
 pub mod image;
 pub mod layer;

@@ -7,12 +7,20 @@ use super::copy::view::{clean, components};
 use super::plan::{Input, Op, Plan};
 use crate::context::hashes::HashCache;
 use crate::context::ignore::{Ignore, IgnoreError};
+use crate::context::open::read_small;
 use crate::context::pattern::has_wildcard;
 use crate::context::scan::{ScanError, Wanted, scan};
 use crate::digest::Digest;
 use crate::dockerfile::Mount;
+use crate::hint::Hint;
 use crate::layer::{Timestamp, Toc};
 use crate::tree::{Tree, TreeError};
+
+/// An ignore file larger than this is a mistake; the Dockerfile has the same bound.
+const IGNORE_BYTES_MAX: u64 = 16 << 20;
+
+/// More remembered digests are not read: those of some millions of files.
+const HASHES_BYTES_MAX: u64 = 1 << 30;
 
 /// A scanned directory context.
 #[derive(Debug)]
@@ -48,6 +56,16 @@ pub(crate) enum ContextError {
     Ignore(#[from] IgnoreError),
 }
 
+impl Hint for ContextError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Scan(error) => error.hint(),
+            Self::Ignore(error) => error.hint(),
+            Self::Tree(_) | Self::Io { .. } => None,
+        }
+    }
+}
+
 /// What the plan's steps read of the source `number`: only that is scanned, as BuildKit transfers only that.
 pub(crate) fn wanted(plan: &Plan, number: usize) -> Wanted {
     let mut paths: Vec<Vec<u8>> = Vec::new();
@@ -77,6 +95,25 @@ fn literal_prefix(pattern: &[u8]) -> Vec<u8> {
     literal.join(&b'/')
 }
 
+/// The rules for the context `root`, and the name of the file that they are from: `ignore`, which goes with the
+/// Dockerfile, or else the directory's own `.dockerignore`.
+pub(crate) fn ignore_rules(
+    root: &Path,
+    ignore: Option<&(String, Vec<u8>)>,
+) -> Result<(Ignore, String), ContextError> {
+    let (name, text) = match ignore {
+        Some((name, text)) => (name.clone(), text.clone()),
+        None => {
+            let path = root.join(".dockerignore");
+            match read_small(&path, IGNORE_BYTES_MAX) {
+                Ok(text) => (".dockerignore".to_owned(), text.unwrap_or_default()),
+                Err(source) => return Err(ContextError::Io { path, source }),
+            }
+        }
+    };
+    Ok((Ignore::parse(&name, &text)?, name))
+}
+
 /// Scans the directory `root`. `ignore` is the ignore file that goes with the Dockerfile, if there is one; else the
 /// directory's own `.dockerignore` is used. `hashes_file` remembers digests from run to run; losing it costs time only.
 pub(crate) fn load(
@@ -91,24 +128,14 @@ pub(crate) fn load(
         move |source| ContextError::Io { path, source }
     };
     let root = fs_err::canonicalize(root).map_err(io(root))?;
-    let (ignore_name, text) = match ignore {
-        Some((name, text)) => (name.clone(), text.clone()),
-        None => {
-            let path = root.join(".dockerignore");
-            match fs_err::read(&path) {
-                Ok(text) => (".dockerignore".to_owned(), text),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    (".dockerignore".to_owned(), Vec::new())
-                }
-                Err(source) => return Err(ContextError::Io { path, source }),
-            }
-        }
-    };
-    let ignore = Ignore::parse(&ignore_name, &text)?;
+    let (ignore, ignore_name) = ignore_rules(&root, ignore)?;
     let name = Digest::of(std::os::unix::ffi::OsStrExt::as_bytes(root.as_os_str()));
     let hashes_file = hashes_dir.join(name.hex());
-    let mut hashes =
-        fs_err::read(&hashes_file).ok().and_then(|data| HashCache::decode(&data).ok()).unwrap_or_default();
+    let mut hashes = read_small(&hashes_file, HASHES_BYTES_MAX)
+        .ok()
+        .flatten()
+        .and_then(|data| HashCache::decode(&data).ok())
+        .unwrap_or_default();
     let entries = scan(&root, &ignore, wanted, &mut hashes, now)?;
     if hashes.is_changed() {
         // A cache of a cache: a build goes on without it.

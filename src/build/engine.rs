@@ -1,6 +1,6 @@
 //! The engine: what every build on this machine uses, and a build from top to bottom.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,19 +8,18 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OnceCell, Semaphore};
 
+use super::checks;
 use super::error::BuildError;
 use super::export::{self, Exported};
 use super::foreign::Foreign;
 use super::inputs::Inputs;
 use super::layers::Layers;
-use super::options::{BuildRequest, DockerfileText};
-use super::plan::{Draft, argument};
+use super::options::BuildRequest;
 use super::remotes::Remotes;
 use super::solve::{Progress, Solver};
 use super::ssh::Agents;
 use crate::context::git::Git;
 use crate::digest::Digest;
-use crate::dockerfile;
 use crate::event::{Event, Events, StepId, StepOutcome, Summary};
 use crate::exec::{CancelToken, Executor};
 use crate::image::Descriptor;
@@ -29,8 +28,12 @@ use crate::record::{Bundle, BundleName, Key, Preimage, Record, Value};
 use crate::registry;
 use crate::store::Cache;
 
-/// How often a build is begun again because the cache lost something in the middle of it.
+/// How often the cache may lose the same blob in the middle of one build, which is begun again each time.
 const ATTEMPTS_MAX: u32 = 4;
+
+/// An attempt ends where it misses the first blob, and after a disk that lost much the next one may miss another: a build of
+/// some tens of steps has some tens of layers, and a table of contents for each.
+const LOST_MAX: u32 = 300;
 
 /// Blocking jobs under way at once. Far more than any build has; it only makes them countable.
 const JOBS_MAX: u32 = 4096;
@@ -177,7 +180,7 @@ impl Engine {
     }
 
     /// Completes when the build is to end early.
-    async fn cancelled(&self) {
+    pub(super) async fn cancelled(&self) {
         // The token belongs to the executor, which polls it; here a look every now and then is soon enough.
         while !self.cancel.is_cancelled() {
             tokio::time::sleep(CANCEL_POLL).await;
@@ -209,9 +212,15 @@ impl Engine {
 
     async fn attempts(&self, request: &BuildRequest, started: Instant) -> Result<BuildOutcome, BuildError> {
         let mut distrusted = HashSet::new();
-        for _ in 1..ATTEMPTS_MAX {
+        let mut lost: HashMap<Digest, u32> = HashMap::new();
+        for _ in 1..LOST_MAX {
             match self.attempt(request, &distrusted, started).await {
                 Err(BuildError::Lost { digest, keys }) => {
+                    let times = lost.entry(digest).or_default();
+                    *times += 1;
+                    if *times >= ATTEMPTS_MAX {
+                        return Err(BuildError::Lost { digest, keys });
+                    }
                     let message =
                         format!("{digest} is gone from the cache; the steps that need it are done again");
                     self.events.emit(Event::Warning { message });
@@ -223,6 +232,15 @@ impl Engine {
         self.attempt(request, &distrusted, started).await
     }
 
+    /// The request with its Dockerfile, if that has to be fetched. Nothing else is.
+    pub async fn with_dockerfile(&self, request: &BuildRequest) -> Result<BuildRequest, BuildError> {
+        let agents = Agents::new(&request.ssh, self.cache.local());
+        let layers = Layers::new(self)?;
+        let distrusted = HashSet::new();
+        let remotes = Remotes::new(self, &layers, &agents, request, &distrusted);
+        Ok(remotes.with_dockerfile().await?.into_owned())
+    }
+
     /// A build, from top to bottom.
     async fn attempt(
         &self,
@@ -230,23 +248,21 @@ impl Engine {
         distrusted: &HashSet<Key>,
         started: Instant,
     ) -> Result<BuildOutcome, BuildError> {
-        let agents = Agents::new(&request.ssh);
+        let agents = Agents::new(&request.ssh, self.cache.local());
         let layers = Layers::new(self)?;
         let remotes = Remotes::new(self, &layers, &agents, request, distrusted);
         let request = &*remotes.with_dockerfile().await?;
-        let syntax = argument(&request.build_args, "BUILDKIT_SYNTAX").filter(|syntax| !syntax.is_empty());
-        let DockerfileText { name, text, .. } = &request.dockerfile;
-        let dockerfile = dockerfile::parse_with_syntax(name, text, syntax)?;
-        for warning in &dockerfile.warnings {
-            if !dockerfile.directives.check.skips(warning.rule) {
-                let message =
-                    format!("{}:{}: {} ({})", dockerfile.name, warning.lines, warning.message, warning.rule);
-                self.events.emit(Event::Warning { message });
-            }
+        let (lint, dockerfile) = checks::read(request);
+        let planned = match &dockerfile {
+            Ok(dockerfile) => self.plan(request, dockerfile, &lint).await,
+            Err(error) => Err(error.clone().into()),
+        };
+        // A second attempt finds the same.
+        if distrusted.is_empty() {
+            self.show(request, &lint);
         }
-        let mut draft = Draft::new(&dockerfile, request)?;
-        let images = Inputs::resolve(self, request, &dockerfile, &mut draft).await?;
-        let plan = draft.lower()?;
+        let (plan, images) = planned?;
+        let dockerfile = dockerfile?;
         self.events.emit(Event::Planned { steps: plan.names.clone() });
         let inputs = Inputs::new(&plan, images, request);
         let bundle_name = bundle_name(request);

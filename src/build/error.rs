@@ -55,6 +55,17 @@ pub enum BuildError {
         /// What to do about it.
         hint: Option<String>,
     },
+    /// The build context, or another directory that is copied from, could not be read, or changed meanwhile.
+    #[error("{action} failed")]
+    Context {
+        /// What was being done.
+        action: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+        /// What to do about it.
+        hint: Option<String>,
+    },
     /// The local cache cannot be used.
     #[error("{action} failed")]
     Cache {
@@ -83,6 +94,12 @@ pub enum BuildError {
         digest: Digest,
         /// The records that need it.
         keys: Vec<Key>,
+    },
+    /// The Dockerfile's own `# check=error=true` makes findings errors.
+    #[error("{rules}")]
+    Checks {
+        /// Which rules, as a sentence.
+        rules: String,
     },
     /// The build was interrupted.
     #[error("the build was cancelled")]
@@ -136,17 +153,29 @@ impl Hint for BuildError {
             Self::Image { hint, .. }
             | Self::Source { hint, .. }
             | Self::Execute { hint, .. }
+            | Self::Context { hint, .. }
             | Self::Export { hint, .. } => hint.clone(),
             Self::Cache { .. } => {
                 Some("`crossdock cache verify --repair` checks and mends the local cache".into())
             }
             Self::Lost { .. } => Some("build again, with `--no-cache` if it happens again".into()),
+            Self::Checks { .. } => Some(
+                "the warnings say what was found; `# check=skip=Rule` in the Dockerfile switches a rule off"
+                    .into(),
+            ),
             Self::Cancelled => None,
         }
     }
 }
 
 impl BuildError {
+    /// A file of the context that is another one now.
+    pub(crate) fn changed(path: &str) -> Self {
+        let hint = crate::context::scan::LEAVE_ALONE.to_owned();
+        let source = "it changed while it was being copied".into();
+        Self::Context { action: format!("copying `{path}`"), source, hint: Some(hint) }
+    }
+
     /// A failure of the local cache.
     pub(crate) fn cache(
         action: impl Into<String>,

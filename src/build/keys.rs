@@ -13,6 +13,7 @@ use crate::exec::{Network, Ulimit};
 use crate::layer::Timestamp;
 use crate::platform::Platform;
 use crate::record::{Preimage, Value};
+use crate::tree::Tree;
 
 /// What a step reads of one of its inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,6 +225,12 @@ pub(crate) fn copy(
         preimage.add("unpack", true);
     }
     preimage
+}
+
+/// The key of a linked copy, whatever it is put on, from its `exact` key: its layer is made without looking at what is
+/// below.
+pub(crate) fn linked(op: &CopyOp, exact: &Preimage) -> Option<Preimage> {
+    op.link.then(|| exact.clone().with("tree", Tree::empty().digest()))
 }
 
 /// The key of a WORKDIR.

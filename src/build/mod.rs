@@ -5,8 +5,9 @@
 //! (`export`).
 
 mod chain;
+mod checks;
 mod contexts;
-mod copy;
+pub(crate) mod copy;
 mod engine;
 mod error;
 mod export;
@@ -17,7 +18,7 @@ mod layers;
 mod mask;
 mod materialise;
 mod options;
-mod plan;
+pub(crate) mod plan;
 mod remembered;
 mod remotes;
 mod run;
@@ -25,9 +26,11 @@ mod solve;
 mod ssh;
 mod why;
 
+pub use checks::{Checked, Target, targets};
 pub use engine::{BuildOutcome, Engine, Ownership, StepReport};
 pub use error::{BuildError, StepFailure};
 pub use options::{
     BuildRequest, ContextArchive, ContextSource, Destination, DockerfileText, LayerCompression, NamedContext,
     Output, RemoteDockerfile, Secret, SshAgent, SshKey, SshSource,
 };
+pub use plan::{Outline, OutlineArg, OutlineMount};

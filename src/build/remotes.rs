@@ -25,7 +25,7 @@ use super::engine::Engine;
 use super::error::BuildError;
 use super::layers::{InputFiles, Layers, write_staged};
 use super::options::{BuildRequest, ContextSource};
-use super::ssh::{Access, Agents};
+use super::ssh::{self, Access, Agents, Forwarding};
 use crate::context::git::{Checkout, Git, GitError, Resolved};
 use crate::context::git_ref::{GitRef, is_commit_hash};
 use crate::context::hashes::HashCache;
@@ -380,7 +380,7 @@ impl<'r> Remotes<'r> {
             }
             (reference, checksum) => {
                 self.status(step, format!("asking {}", spec.address()));
-                let (tool, _agent) = self.git_tool(spec, git, &root, directory.path()).await?;
+                let (tool, _agent) = self.git_tool(spec, git, &root).await?;
                 let asked = tool.resolve(&git.remote, reference, checksum, directory.path()).await;
                 asked.map_err(failed)?
             }
@@ -397,7 +397,7 @@ impl<'r> Remotes<'r> {
         }
         let (started, created) = (Instant::now(), self.engine.now());
         self.status(step, format!("fetching {} of {}", &resolved.commit()[..12], spec.address()));
-        let (tool, _agent) = self.git_tool(spec, git, &root, directory.path()).await?;
+        let (tool, _agent) = self.git_tool(spec, git, &root).await?;
         let checkout = Checkout {
             remote: &git.remote,
             resolved: &resolved,
@@ -426,27 +426,29 @@ impl<'r> Remotes<'r> {
         Ok(chain_of(&record))
     }
 
-    /// `git` with what it needs for a repository, and the agent that must live as long.
+    /// `git` with what it needs for a repository, and what must live as long as it runs.
     async fn git_tool(
         &self,
         spec: &RemoteSpec,
         git: &GitRef,
         root: &Path,
-        place: &Path,
-    ) -> Result<(Git, Option<super::ssh::Forwarding>), BuildError> {
+    ) -> Result<(Git, Option<(Forwarding, Option<fs_err::File>)>), BuildError> {
         let mut tool = self.engine.git.clone();
         tool.known_hosts.insert(0, root.join("known_hosts"));
         if git.is_ssh() {
             let access = Access { mode: 0o600, owner: None };
-            let agent = self.agents.forward("default", place, access).await;
+            let agent = self.agents.forward("default", access).await;
             let agent = agent.map_err(|error| Self::error(spec, error))?;
             let Some(agent) = agent else {
                 let message = "no SSH key `default` is forwarded, and the repository is reached by SSH";
                 let hint = "forward an agent with `--ssh default`".to_owned();
                 return Err(Self::refused(spec, message.to_owned(), Some(hint)));
             };
-            tool.agent = Some(agent.path());
-            return Ok((tool, Some(agent)));
+            let path = ssh::short(&agent.path());
+            let (path, directory) =
+                path.map_err(|error| BuildError::cache("forwarding an SSH agent to git", error))?;
+            tool.agent = Some(path);
+            return Ok((tool, Some((agent, directory))));
         }
         tool.header = self.git_header(git);
         Ok((tool, None))

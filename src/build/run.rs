@@ -22,7 +22,7 @@ use crate::exec::{
     self, ExecError, ExecOutcome, ExecStep, Exit, ResolvedUser, StepMount, resolve_owner, resolve_user,
 };
 use crate::hint::Hint as _;
-use crate::layer::{Compression, DiffOptions, diff_upper};
+use crate::layer::{Compression, DiffOptions, Timestamp, diff_upper};
 use crate::store::Lock;
 use crate::tree::Tree;
 
@@ -285,6 +285,7 @@ impl Solver<'_> {
         }
         let secrets: Vec<Vec<u8>> = self.request.secrets.iter().map(|secret| secret.value.clone()).collect();
         let (events, id) = (Arc::clone(&self.engine.events), step.id);
+        let started = self.engine.now();
         let cancel = self.engine.cancel.clone();
         let outcome = self
             .engine
@@ -318,7 +319,7 @@ impl Solver<'_> {
             return Err(failure(place, step, outcome.exit, log.tail()).into());
         }
         drop((mounts.locks, mounts.agents));
-        let made = self.keep(base, &tree, upper.clone(), outcome, log).await;
+        let made = self.keep(base, &tree, upper.clone(), started, outcome, log).await;
         drop(directory);
         made
     }
@@ -341,6 +342,7 @@ impl Solver<'_> {
         base: &Arc<Chain>,
         tree: &Arc<Tree>,
         upper: PathBuf,
+        started: Timestamp,
         outcome: ExecOutcome,
         log: Log,
     ) -> Result<Made, BuildError> {
@@ -351,6 +353,7 @@ impl Solver<'_> {
             whiteouts: super::layers::whiteouts(self.engine.ownership),
             exclude: outcome.created_mountpoints.into_iter().collect(),
             clamp: self.request.source_date_epoch,
+            started: Some(started),
             single_id: self.engine.ownership.single_id,
         };
         let unpacked = self.layers.unpacked_root();
@@ -430,9 +433,8 @@ impl Solver<'_> {
             }
             Mount::Ssh { id, required, mode, uid, gid, .. } => {
                 let owner = (!self.engine.ownership.single_id).then_some((*uid, *gid));
-                fs_err::create_dir(scratch).map_err(|error| BuildError::cache("preparing a mount", error))?;
                 let access = Access { mode: *mode, owner };
-                let forwarding = self.agents.forward(id, scratch, access).await;
+                let forwarding = self.agents.forward(id, access).await;
                 match forwarding.map_err(|error| self.ssh_error(step, error))? {
                     Some(forwarding) => {
                         let source = forwarding.path();
@@ -491,8 +493,14 @@ impl Solver<'_> {
                     .blocking(move || {
                         let path = view::resolve(&*context.tree, b"", source.as_bytes(), true)
                             .map_err(|error| BuildError::cache("preparing a mount", error))?;
-                        super::materialise::materialise(&context, &path, &copy)
-                            .map_err(|error| BuildError::cache("preparing a mount", error))
+                        super::materialise::materialise(&context, &path, &copy).map_err(|error| {
+                            let hint = Some(crate::context::scan::LEAVE_ALONE.to_owned());
+                            let action = format!(
+                                "copying `{}` of the build context for a mount",
+                                view::display(&path)
+                            );
+                            BuildError::Context { action, source: Box::new(error), hint }
+                        })
                     })
                     .await?;
                 StepMount::Bind { source: scratch.to_owned(), target, read_only }

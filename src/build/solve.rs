@@ -225,6 +225,15 @@ impl Solver<'_> {
             }
             return Ok(Some(self.cached(step, base, hit, started)));
         }
+        let linked = match &step.op {
+            Op::Copy(op) => keys::linked(op, &exact),
+            _ => None,
+        };
+        if let (Some(linked), false) = (&linked, stage.no_cache)
+            && let Some(hit) = self.look_up(linked).await
+        {
+            return Ok(Some(self.put_on(step, base, hit, exact, started).await?));
+        }
         keys.exact = Some(exact.clone());
         let before = self.before.steps.iter().find(|before| before.slot == step.slot);
         let reason = if stage.no_cache {
@@ -253,8 +262,8 @@ impl Solver<'_> {
         // What was found incomplete is not to win over what was just made.
         let replace = stage.no_cache || self.distrusted.contains(&exact.key());
         record = self.publish(record, replace).await?;
-        if let Some(coarse) = keys.coarse {
-            self.publish_alias(&record, coarse).await;
+        for short_cut in keys.coarse.into_iter().chain(linked) {
+            self.publish_alias(&record, short_cut).await;
         }
         self.progress.ran.fetch_add(1, Ordering::Relaxed);
         let outcome = StepOutcome::Ran { reason };
@@ -414,6 +423,37 @@ impl Solver<'_> {
         self.keyed(step, Some(record.preimage.clone()), outcome.clone());
         self.emit(Event::StepFinished { step: step.id, outcome, duration: started.elapsed() });
         self.adopt(step, base, record)
+    }
+
+    /// Takes the layers of a record that were made for something else to be put on, and keeps a record of them for this.
+    async fn put_on(
+        &self,
+        step: &PlannedStep,
+        base: &Arc<Chain>,
+        hit: Hit,
+        exact: Preimage,
+        started: Instant,
+    ) -> Result<Arc<Chain>, BuildError> {
+        let Hit { record, from } = hit;
+        let key = record.key();
+        let mut tree = (*self.layers.tree(self.engine, base).await?).clone();
+        for (number, layer) in (base.layers().len()..).zip(&record.layers) {
+            let toc = self.layers.toc(self.engine, layer).await.map_err(|error| match error {
+                BuildError::Lost { digest, mut keys } => {
+                    keys.push(key);
+                    BuildError::Lost { digest, keys }
+                }
+                other => other,
+            })?;
+            tree.apply(u32::try_from(number).unwrap_or(u32::MAX), &toc)
+                .map_err(|error| BuildError::cache("merging layers", error))?;
+        }
+        let scope = self.engine.cache.write_scope().clone();
+        let record = Record { preimage: exact, tree: tree.digest(), scope, ..record };
+        let record = self.publish(record, false).await?;
+        let chain = self.cached(step, base, Hit { record, from }, started);
+        let _ = chain.tree.set(Arc::new(tree));
+        Ok(chain)
     }
 
     /// Puts a record's layers on top of a chain, and remembers the record.

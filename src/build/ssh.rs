@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -24,7 +23,8 @@ use tokio::sync::OnceCell;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::options::{SshAgent, SshKey, SshSource};
-use crate::hint::Hint;
+use crate::hint::{Hint, with_causes};
+use crate::store::DirectoryStore;
 
 /// OpenSSH's limit for one message of the protocol (`AGENT_MAX_LEN`).
 const MESSAGE_BYTES_MAX: u32 = 256 << 10;
@@ -87,6 +87,8 @@ impl Hint for SshError {
 #[derive(Debug)]
 pub(crate) struct Agents {
     agents: HashMap<String, Agent>,
+    /// Where sockets are made, in directories that only this user can enter.
+    local: DirectoryStore,
 }
 
 #[derive(Debug)]
@@ -114,7 +116,7 @@ pub(crate) struct Forwarding {
 }
 
 impl Forwarding {
-    /// The socket.
+    /// The socket. Where it is to be connected to and not mounted, see [`short`].
     pub(crate) fn path(&self) -> PathBuf {
         self.directory.path().join(SOCKET)
     }
@@ -128,29 +130,22 @@ impl Drop for Forwarding {
 
 impl Agents {
     /// The agents that a build was given. Nothing is started or connected to yet.
-    pub(crate) fn new(given: &[SshAgent]) -> Self {
+    pub(crate) fn new(given: &[SshAgent], local: &DirectoryStore) -> Self {
         let agent = |agent: &SshAgent| {
             let SshAgent { id, source } = agent.clone();
             (id.clone(), Agent { id, source, private: OnceCell::new() })
         };
-        Self { agents: given.iter().map(agent).collect() }
+        Self { agents: given.iter().map(agent).collect(), local: local.clone() }
     }
 
-    /// Makes a socket below `place`, a directory, on which the agent `id` answers; `None` if there is no such agent.
-    ///
-    /// The path is short enough for any program if `place` or `/tmp` allows it.
-    pub(crate) async fn forward(
-        &self,
-        id: &str,
-        place: &Path,
-        access: Access,
-    ) -> Result<Option<Forwarding>, SshError> {
+    /// Makes a socket on which the agent `id` answers; `None` if there is no such agent.
+    pub(crate) async fn forward(&self, id: &str, access: Access) -> Result<Option<Forwarding>, SshError> {
         let Some(agent) = self.agents.get(id) else { return Ok(None) };
         let (upstream, raw) = match &agent.source {
             SshSource::Socket { path, raw } => (path.clone(), *raw),
             SshSource::Keys(keys) => {
-                let private =
-                    agent.private.get_or_try_init(|| PrivateAgent::start(&agent.id, keys, place)).await?;
+                let start = async || PrivateAgent::start(&agent.id, keys, self.directory()?).await;
+                let private = agent.private.get_or_try_init(start).await?;
                 (private.socket(), false)
             }
         };
@@ -158,48 +153,35 @@ impl Agents {
         if let Err(source) = connect(&upstream).await {
             return Err(SshError::Unreachable { path: upstream, source });
         }
-        let directory = private_directory(place)?;
-        let listener = {
-            let path = directory.path().join(SOCKET);
-            let listener = bind(&path)?;
-            if let Some((uid, gid)) = access.owner {
-                std::os::unix::fs::chown(&path, Some(uid), Some(gid))?;
-            }
-            fs_err::set_permissions(&path, std::fs::Permissions::from_mode(access.mode & 0o777))?;
-            listener
-        };
+        let directory = self.directory()?;
+        let path = directory.path().join(SOCKET);
+        let listener = bind(&path)?;
+        if let Some((uid, gid)) = access.owner {
+            std::os::unix::fs::chown(&path, Some(uid), Some(gid))?;
+        }
+        fs_err::set_permissions(&path, std::fs::Permissions::from_mode(access.mode & 0o777))?;
         let task = tokio::spawn(serve(listener, upstream.into(), raw));
         Ok(Some(Forwarding { task, directory }))
     }
-}
 
-/// A new directory that only this user can enter, with a path that is short enough for a socket, if there is a place
-/// for one.
-fn private_directory(place: &Path) -> io::Result<TempDir> {
-    let make = |place: &Path| {
-        let permissions = std::fs::Permissions::from_mode(0o700);
-        tempfile::Builder::new().prefix("ssh-").permissions(permissions).tempdir_in(place)
-    };
-    let fits = |directory: &TempDir| directory.path().as_os_str().len() + 1 + SOCKET.len() <= SOCKET_PATH_MAX;
-    let near = make(place)?;
-    if fits(&near) {
-        return Ok(near);
+    fn directory(&self) -> io::Result<TempDir> {
+        self.local.tmp_dir().map_err(|error| io::Error::other(with_causes(&error)))
     }
-    // Steps do not mind, git does.
-    Ok(make(Path::new("/tmp")).ok().filter(fits).unwrap_or(near))
 }
 
-/// A path for `bind` and `connect`: a long one by way of a descriptor of its directory, which must stay open.
-fn short(path: &Path) -> io::Result<(PathBuf, Option<fs_err::File>)> {
+/// A path that any program of this user can bind or connect to: a socket's address has no room for a long one, which then
+/// goes by way of a descriptor of its directory that must stay open.
+pub(crate) fn short(path: &Path) -> io::Result<(PathBuf, Option<fs_err::File>)> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok((path.to_owned(), None));
     };
-    if path.as_os_str().as_bytes().len() <= SOCKET_PATH_MAX {
+    if path.as_os_str().len() <= SOCKET_PATH_MAX {
         return Ok((path.to_owned(), None));
     }
     let directory = fs_err::File::open(parent)?;
-    let short = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
-    Ok((short, Some(directory)))
+    // Not `self`: the programs that this process starts are to find it too.
+    let short = format!("/proc/{}/fd/{}", std::process::id(), directory.as_raw_fd());
+    Ok((Path::new(&short).join(name), Some(directory)))
 }
 
 fn bind(path: &Path) -> io::Result<UnixListener> {
@@ -284,9 +266,8 @@ struct PrivateAgent {
 }
 
 impl PrivateAgent {
-    async fn start(id: &str, keys: &[SshKey], place: &Path) -> Result<Self, SshError> {
+    async fn start(id: &str, keys: &[SshKey], directory: TempDir) -> Result<Self, SshError> {
         let failed = |reason: String| SshError::Start { id: id.to_owned(), reason };
-        let directory = private_directory(place)?;
         // Relative to the directory, the socket's path is short.
         let mut command = tool("ssh-agent", directory.path());
         command.args(["-a", SOCKET, "sh", "-c", "echo \"$SSH_AGENT_PID\"; exec cat >/dev/null"]);
@@ -399,9 +380,10 @@ mod tests {
         message(&mut stream).await.ok().flatten()
     }
 
-    fn agents(path: &Path, raw: bool) -> Agents {
+    fn agents(path: &Path, raw: bool, store: &Path) -> Agents {
         let source = SshSource::Socket { path: path.to_owned(), raw };
-        Agents::new(&[SshAgent { id: "a".to_owned(), source }])
+        let local = DirectoryStore::open(store, || std::time::SystemTime::UNIX_EPOCH).unwrap();
+        Agents::new(&[SshAgent { id: "a".to_owned(), source }], &local)
     }
 
     #[tokio::test]
@@ -412,8 +394,9 @@ mod tests {
         std::fs::create_dir(&deep).unwrap();
         let upstream = deep.join("upstream");
         let _echo = echo(&upstream);
-        let forwarding = agents(&upstream, false).forward("a", &deep, READ).await.unwrap().unwrap();
-        let path = forwarding.path();
+        let agents = agents(&upstream, false, &deep.join("store"));
+        let forwarding = agents.forward("a", READ).await.unwrap().unwrap();
+        let (path, _directory) = short(&forwarding.path()).unwrap();
         assert!(path.as_os_str().len() <= SOCKET_PATH_MAX, "{}", path.display());
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         for kind in 0..=255_u8 {
@@ -433,6 +416,8 @@ mod tests {
             stream.write_all(&[byte]).await.unwrap();
         }
         assert_eq!(message(&mut stream).await.unwrap().unwrap(), frame(&[100, 13]));
+        let path = forwarding.path();
+        assert!(path.exists());
         drop(forwarding);
         assert!(!path.exists());
     }
@@ -442,16 +427,16 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let upstream = place.path().join("upstream");
         let _echo = echo(&upstream);
-        let agents = agents(&upstream, true);
-        let forwarding = agents.forward("a", place.path(), READ).await.unwrap().unwrap();
+        let agents = agents(&upstream, true, place.path());
+        let forwarding = agents.forward("a", READ).await.unwrap().unwrap();
         assert_eq!(ask(&forwarding.path(), &frame(&[17])).await.unwrap(), frame(&[100, 17]));
-        assert!(agents.forward("b", place.path(), READ).await.unwrap().is_none());
+        assert!(agents.forward("b", READ).await.unwrap().is_none());
     }
 
     #[tokio::test]
     async fn an_agent_that_is_gone_is_named() {
         let place = tempfile::tempdir().unwrap();
-        let error = agents(&place.path().join("gone"), false).forward("a", place.path(), READ).await;
+        let error = agents(&place.path().join("gone"), false, place.path()).forward("a", READ).await;
         let error = error.unwrap_err();
         assert!(error.to_string().contains("gone") && error.hint().is_some(), "{error}");
     }

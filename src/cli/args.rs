@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::{BoolishValueParser, FalseyValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::call::{self, CallSpec};
 use super::docker::DockerFlags;
 use super::output::{OutputSpec, parse_compression};
 use super::ssh::SshSpec;
@@ -23,6 +24,17 @@ use crate::reference::Reference;
 #[command(name = "crossdock", version, max_term_width = 110, after_help = examples::TOP)]
 #[command(arg_required_else_help = true, subcommand_required = true, disable_help_subcommand = true)]
 pub struct Cli {
+    /// The configuration file [default: ~/.config/crossdock/config.toml, else /etc/crossdock/config.toml]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = env_vars::CROSSDOCK_CONFIG,
+        hide_env_values = true,
+        help_heading = "Global"
+    )]
+    pub config: Option<PathBuf>,
+
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -317,11 +329,24 @@ pub struct BuildCommand {
     #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true", default_value = "false", value_parser = BoolishValueParser::new())]
     pub load: bool,
-    /// See `load`.
-    #[arg(long, hide = true, value_name = "METHOD")]
-    pub call: Option<String>,
-    /// See `load`.
-    #[arg(long, hide = true)]
+    /// Answer a question about the Dockerfile instead of building it: `check`, `outline` (what can be given to the
+    /// target) or `targets`; `,format=json` behind it for programs
+    #[arg(long, value_name = "METHOD", value_parser = call::spec, help_heading = "Checks")]
+    pub call: Option<CallSpec>,
+
+    /// Check the Dockerfile instead of building it; fails if there are warnings
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        hide_possible_values = true,
+        value_parser = BoolishValueParser::new(),
+        help_heading = "Checks"
+    )]
     pub check: bool,
 }
 

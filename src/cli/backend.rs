@@ -13,7 +13,7 @@ use crate::event::{Event, Events};
 use crate::exec::{self, CancelToken, Executor, Ids, NativeExecutor, OciRuntimeExecutor, UserNamespace};
 use crate::layer::Timestamp;
 use crate::record::{Scope, Value};
-use crate::registry::{self, ClientOptions, Credentials, DockerConfigCredentials, NoCredentials};
+use crate::registry::{self, ClientOptions, Credentials, DockerConfigCredentials, Hosts, NoCredentials};
 use crate::store::maintain::{self, PrunePolicy};
 use crate::store::url::StoreUrl;
 use crate::store::{self, Cache, CacheOptions, DirectoryStore, Store};
@@ -31,6 +31,8 @@ pub(super) struct Settings {
     pub scopes: Vec<Scope>,
     /// Directory of the Docker client's configuration, for credentials.
     pub docker_config: Option<PathBuf>,
+    /// What is set for single registries.
+    pub registries: Hosts,
     /// How git repositories are reached.
     pub git: Git,
 }
@@ -38,14 +40,20 @@ pub(super) struct Settings {
 impl Settings {
     /// Flags before environment before defaults; clap has already taken the environment for absent flags.
     pub(super) fn resolve(args: &CacheArgs, environment: &Environment) -> Result<Self, CliError> {
-        let scopes =
-            if args.cache_scope.is_empty() { vec![Scope::default()] } else { args.cache_scope.clone() };
+        let config = &environment.config;
+        let mut scopes =
+            if args.cache_scope.is_empty() { config.cache_scope.clone() } else { args.cache_scope.clone() };
+        if scopes.is_empty() {
+            scopes.push(Scope::default());
+        }
         Ok(Self {
             local: local_cache(args.local.local_cache.as_deref(), environment)?,
-            shared: args.cache.clone().filter(|url| !url.is_empty()),
-            readonly: args.cache_readonly,
+            // Given as nothing, it switches off what the file says.
+            shared: args.cache.clone().or_else(|| config.cache.clone()).filter(|url| !url.is_empty()),
+            readonly: args.cache_readonly || config.cache_readonly,
             scopes,
             docker_config: environment.docker_config(),
+            registries: config.registries.clone(),
             git: super::sources::git(environment),
         })
     }
@@ -53,7 +61,8 @@ impl Settings {
 
 /// The directory of the local cache.
 pub(super) fn local_cache(given: Option<&Path>, environment: &Environment) -> Result<PathBuf, CliError> {
-    match given.filter(|path| !path.as_os_str().is_empty()) {
+    let given = given.filter(|path| !path.as_os_str().is_empty());
+    match given.or(environment.config.local_cache.as_deref()) {
         Some(path) => Ok(environment.absolute(path)),
         None => environment.default_cache().ok_or_else(|| {
             CliError::usage("there is no home directory for the local cache").hint("give `--local-cache DIR`")
@@ -138,6 +147,16 @@ impl Machine {
         }
     }
 
+    /// For what runs no step and unpacks no layer.
+    pub(super) fn idle() -> Self {
+        Self {
+            executor: Err("no step is to be run".to_owned()),
+            ownership: Ownership { user_namespace: true, single_id: true },
+            ids: None,
+            note: None,
+        }
+    }
+
     /// Why steps cannot be run, if they cannot.
     pub(super) fn obstacle(&self) -> Option<&str> {
         self.executor.as_ref().err().map(String::as_str)
@@ -168,6 +187,16 @@ pub(super) async fn build(
     events: Events,
     cancel: Cancel,
 ) -> Result<BuildOutcome, CliError> {
+    engine(machine, settings, events, cancel)?.build(request).await.map_err(build_error)
+}
+
+/// The engine, with the caches and the registries' credentials that the settings name.
+pub(super) fn engine(
+    machine: Machine,
+    settings: &Settings,
+    events: Events,
+    cancel: Cancel,
+) -> Result<Engine, CliError> {
     let local = open_local(&settings.local)?;
     let remote: Option<Arc<dyn Store>> = match &settings.shared {
         None => None,
@@ -210,14 +239,15 @@ pub(super) async fn build(
             }
         }
     };
-    let registry = registry::Client::new(ClientOptions::default(), credentials)
+    let options = ClientOptions { hosts: settings.registries.clone(), ..ClientOptions::default() };
+    let registry = registry::Client::new(options, credentials)
         .map_err(|error| CliError::hinted(ExitStatus::System, error))?;
     let mut engine = Engine::new(cache, machine.executor, registry, events, now, machine.ownership, cancel.0);
     engine.git = settings.git.clone();
-    engine.build(request).await.map_err(build_error)
+    Ok(engine)
 }
 
-fn build_error(error: BuildError) -> CliError {
+pub(super) fn build_error(error: BuildError) -> CliError {
     let status = match &error {
         BuildError::Cancelled => ExitStatus::Interrupted,
         BuildError::Cache { .. } | BuildError::Execute { .. } | BuildError::Lost { .. } => ExitStatus::System,

@@ -11,7 +11,7 @@ use super::backend::{self, Cancel, Machine, Settings};
 use super::environment::Environment;
 use super::error::{CliError, ExitStatus};
 use super::report::{self, Built, Reporter};
-use super::{request, signals};
+use super::{call, request, signals};
 use crate::build::{BuildOutcome, BuildRequest, Output};
 use crate::event::{Event, StepOutcome};
 
@@ -33,12 +33,16 @@ fn prepared(
     environment: &Environment,
     reporter: &Arc<dyn Reporter>,
 ) -> Result<ExitStatus, CliError> {
+    if let Some(spec) = call::asked(command) {
+        return call::command(spec, command, environment, reporter);
+    }
     let request = request::of_build(command, environment, &mut std::io::stdin().lock())?;
     let settings = Settings::resolve(&command.build.cache, environment)?;
     for message in command.build.docker.warnings().into_iter().chain(request::warnings(&request)) {
         reporter.emit(Event::Warning { message });
     }
-    let machine = Machine::with_runtime(command.build.runtime.as_deref(), environment)?;
+    let runtime = command.build.runtime.as_deref().or(environment.config.runtime.as_deref());
+    let machine = Machine::with_runtime(runtime, environment)?;
     let outcome = super::runtime()?.block_on(run(machine, &settings, &request, reporter))?;
     let names = names(&request);
     if let (Some(file), false) = (&command.iidfile, request.dry_run) {

@@ -27,6 +27,10 @@ pub const CROSSDOCK_RUNTIME: &str = "CROSSDOCK_RUNTIME";
 pub const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 /// Base of the default local cache.
 pub const XDG_CACHE_HOME: &str = "XDG_CACHE_HOME";
+/// Base of the default configuration file.
+pub const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
+/// The configuration file; like `--config`.
+pub const CROSSDOCK_CONFIG: &str = "CROSSDOCK_CONFIG";
 /// Home directory.
 pub const HOME: &str = "HOME";
 /// Where the registries' credentials are.
@@ -81,6 +85,11 @@ pub const ALL: &[EnvVar] = &[
         purpose: "Seconds since 1970 that times in the image are clamped to, unless the build argument is given",
     },
     EnvVar { name: XDG_CACHE_HOME, purpose: "The local cache is `$XDG_CACHE_HOME/crossdock` by default" },
+    EnvVar { name: CROSSDOCK_CONFIG, purpose: "The configuration file, unless `--config` is given" },
+    EnvVar {
+        name: XDG_CONFIG_HOME,
+        purpose: "The configuration file is `$XDG_CONFIG_HOME/crossdock/config.toml` by default",
+    },
     EnvVar {
         name: HOME,
         purpose: "The local cache is `~/.cache/crossdock` where `XDG_CACHE_HOME` is not set",

@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
+use super::config::Config;
 use super::env_vars;
 
 /// The surroundings of a command.
@@ -22,6 +23,10 @@ pub struct Environment {
     pub stderr_is_terminal: bool,
     /// Whether standard input is a terminal.
     pub stdin_is_terminal: bool,
+    /// The configuration file of this machine, for all its users; there or not.
+    pub machine_config: Option<PathBuf>,
+    /// What the configuration file says.
+    pub config: Config,
 }
 
 impl Environment {
@@ -33,6 +38,8 @@ impl Environment {
             stdout_is_terminal: std::io::stdout().is_terminal(),
             stderr_is_terminal: std::io::stderr().is_terminal(),
             stdin_is_terminal: std::io::stdin().is_terminal(),
+            machine_config: Some("/etc/crossdock/config.toml".into()),
+            config: Config::default(),
         })
     }
 
@@ -58,6 +65,15 @@ impl Environment {
             self.variable(env_vars::XDG_CACHE_HOME).map(PathBuf::from).filter(|path| path.is_absolute());
         let base = xdg.or_else(|| Some(self.home()?.join(".cache")))?;
         Some(base.join("crossdock"))
+    }
+
+    /// Where a configuration file may be: the user's, then the machine's.
+    pub fn default_configs(&self) -> Vec<PathBuf> {
+        let xdg =
+            self.variable(env_vars::XDG_CONFIG_HOME).map(PathBuf::from).filter(|path| path.is_absolute());
+        let user = xdg.or_else(|| Some(self.home()?.join(".config")));
+        let machine = self.machine_config.clone();
+        user.map(|base| base.join("crossdock/config.toml")).into_iter().chain(machine).collect()
     }
 
     /// The directory of the Docker client's configuration.

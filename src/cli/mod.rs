@@ -8,6 +8,8 @@ pub mod args;
 mod backend;
 mod build;
 mod cache;
+mod call;
+pub mod config;
 mod csv;
 mod demo;
 mod docker;
@@ -22,7 +24,7 @@ mod man;
 mod output;
 mod proxies;
 pub mod report;
-mod request;
+pub(crate) mod request;
 mod secrets;
 mod signals;
 mod sources;
@@ -35,6 +37,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 
 use args::{Cli, Command};
+use config::Config;
 use environment::Environment;
 use error::{CliError, ExitStatus};
 
@@ -50,13 +53,17 @@ pub fn main() -> ExitCode {
             return status.code().into();
         }
     };
-    let environment = match Environment::of_process() {
+    let mut environment = match Environment::of_process() {
         Ok(environment) => environment,
         Err(error) => {
             let error = anyhow::Error::new(error).context("the working directory cannot be used");
             return fail(&CliError::system(error), false).code().into();
         }
     };
+    match Config::load(cli.config.as_deref(), &environment) {
+        Ok(config) => environment.config = config,
+        Err(error) => return fail(&error, environment.colours()).code().into(),
+    }
     dispatch(&cli.command, &environment)
         .unwrap_or_else(|error| fail(&error, environment.colours()))
         .code()
@@ -102,8 +109,21 @@ fn print(text: &str) -> Result<(), CliError> {
 
 /// The runtime of a command that needs one.
 fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    descriptors().map_err(|error| {
+        let error = anyhow::Error::new(error).context("this process may open too few files");
+        CliError::system(error).hint("raise the limit: `ulimit -n 1024`")
+    })?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| CliError::system(anyhow::Error::new(error).context("starting worker threads")))
+}
+
+/// Whether some file descriptors are left. The runtime takes a few where it cannot report that there are none.
+fn descriptors() -> std::io::Result<()> {
+    const NEEDED: usize = 16;
+    let nothing = || rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC);
+    let held: Result<Vec<_>, _> = (0..NEEDED).map(|_| nothing()).collect();
+    drop(held?);
+    Ok(())
 }

@@ -36,7 +36,7 @@ pub(super) fn of_build(
 }
 
 /// What the flags that `build` and `fingerprint` share ask for.
-pub(super) fn of_args(
+pub(crate) fn of_args(
     args: &BuildArgs,
     environment: &Environment,
     stdin: &mut dyn Read,
@@ -81,9 +81,6 @@ fn refuse_unsupported(command: &BuildCommand) -> Result<(), CliError> {
         return Err(CliError::next_version("`--load`").hint(
             "write an archive with `-o type=docker,dest=image.tar` and run `docker load -i image.tar`",
         ));
-    }
-    if command.check || command.call.as_deref().is_some_and(|call| call != "build") {
-        return Err(CliError::next_version("`--call` and `--check`"));
     }
     Ok(())
 }
@@ -219,7 +216,7 @@ fn outputs(
         return Err(CliError::usage("refusing to write an archive to a terminal")
             .hint("redirect standard output, or give `dest=FILE`"));
     }
-    Ok((outputs, compression.unwrap_or_default()))
+    Ok((outputs, compression.or(environment.config.compression).unwrap_or_default()))
 }
 
 /// What is likely not meant, as sentences.
@@ -390,8 +387,6 @@ mod tests {
         for (line, part) in [
             ("--push .", "--tag"),
             ("--load .", "docker load"),
-            ("--check .", "--check"),
-            ("--call outline .", "--call"),
             ("--sbom=true .", "--sbom"),
             ("--attest type=sbom,generator=x .", "--attest"),
             ("--secret id=a,src=- -f - .", "cannot both be standard input"),

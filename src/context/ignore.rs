@@ -156,6 +156,17 @@ impl Ignore {
         self.excluded_by(path).is_some()
     }
 
+    /// Whether `path`, as COPY has it, is excluded with all that is in it, told from the rules alone: a rule matches it
+    /// or a directory above it. Never, if there are exceptions, because these may be about files in it. A `/` in front
+    /// is taken as BuildKit takes it (`MatchesOrParentMatches`): only what matches everything matches such a path.
+    pub fn excludes_as_written(&self, path: &str) -> bool {
+        if self.rules.iter().any(|rule| rule.negated) {
+            return false;
+        }
+        let matches = |path: &str| self.rules.iter().any(|rule| rule.pattern.matches(path.as_bytes()));
+        matches(path) || path.match_indices('/').any(|(at, _)| matches(&path[..at]))
+    }
+
     /// Whether something beneath the excluded directory `dir` might not be excluded. If not, the directory need not be
     /// read at all.
     pub fn may_keep_beneath(&self, dir: &[u8]) -> bool {

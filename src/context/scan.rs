@@ -4,7 +4,7 @@
 //! BuildKit, files belong to root there, whoever owns them on disk.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,9 @@ use walkdir::WalkDir;
 
 use super::hashes::{FileState, HashCache};
 use super::ignore::Ignore;
+use super::open::open_file;
 use crate::digest::{Digest, Hashing};
+use crate::hint::Hint;
 use crate::layer::{Entry, EntryKind, Metadata, Timestamp};
 
 /// More entries than this are no build context but a mistake (`COPY . .` in `/`), and would fill memory.
@@ -33,12 +35,37 @@ pub enum ScanError {
         #[source]
         source: io::Error,
     },
+    /// A file is longer or shorter than it was when it was listed.
+    #[error("`{}` in the build context changed while it was read", path.display())]
+    Changed {
+        /// The path on disk.
+        path: PathBuf,
+    },
     /// The context has too many files.
     #[error("the build context `{}` has more than {ENTRIES_MAX} files: is it the right directory?", root.display())]
     TooLarge {
         /// The context's root on disk.
         root: PathBuf,
     },
+}
+
+/// What to do about files that change.
+pub(crate) const LEAVE_ALONE: &str =
+    "let nothing write to the context during a build, or list what is not needed in .dockerignore";
+
+impl Hint for ScanError {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Changed { .. } => LEAVE_ALONE,
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => LEAVE_ALONE,
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "make it readable, or list it in .dockerignore if the build does not need it"
+            }
+            Self::TooLarge { .. } => "list what the build does not need in .dockerignore",
+            Self::Io { .. } => return None,
+        };
+        Some(hint.to_owned())
+    }
 }
 
 /// Which part of a context is wanted.
@@ -208,7 +235,8 @@ fn kind_of(path: &Path, metadata: &std::fs::Metadata) -> io::Result<Option<Found
 /// The attributes that belong to content: `user.*` and file capabilities. Others (`security.selinux`,
 /// `system.posix_acl_*`) are the host's own business.
 fn xattrs(path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-    let mut names = [0_u8; 4096];
+    // As long as Linux lets the list be (`XATTR_LIST_MAX`).
+    let mut names = vec![0_u8; 65536];
     let length = match rustix::fs::llistxattr(path, &mut names) {
         Ok(length) => length,
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::PERM) => return Ok(BTreeMap::new()),
@@ -246,7 +274,8 @@ fn hash_all(found: Vec<Found>, hashes: &mut HashCache, now: Timestamp) -> Result
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(at) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let result = hash_file(&found[*at].disk);
+                    let size = if let FoundKind::File { state } = &found[*at].kind { state.size } else { 0 };
+                    let result = hash_file(&found[*at].disk, size);
                     let failed = result.is_err();
                     results.lock().unwrap_or_else(PoisonError::into_inner).push((*at, result));
                     if failed {
@@ -288,14 +317,18 @@ fn hash_all(found: Vec<Found>, hashes: &mut HashCache, now: Timestamp) -> Result
     Ok(entries)
 }
 
-fn hash_file(path: &Path) -> Result<Digest, ScanError> {
+/// The digest of a file that has `size` bytes. One that grows as fast as it is read is not read for ever.
+fn hash_file(path: &Path, size: u64) -> Result<Digest, ScanError> {
     let hash = || {
         let mut hashing = Hashing::new(io::sink());
-        let mut file = fs_err::File::open(path)?;
-        io::copy(&mut file, &mut hashing)?;
-        Ok(hashing.finish().1)
+        io::copy(&mut open_file(path)?.take(size.saturating_add(1)), &mut hashing)?;
+        Ok(hashing.finish())
     };
-    hash().map_err(|source| ScanError::Io { path: path.to_owned(), source })
+    match hash() {
+        Ok((_, digest, length)) if length == size => Ok(digest),
+        Ok(_) => Err(ScanError::Changed { path: path.to_owned() }),
+        Err(source) => Err(ScanError::Io { path: path.to_owned(), source }),
+    }
 }
 
 #[cfg(test)]

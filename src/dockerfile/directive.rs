@@ -71,6 +71,22 @@ impl Check {
         self.skip_all || self.skip.contains(rule)
     }
 
+    /// Whether the experimental rule is to be reported.
+    pub fn tries(&self, rule: &str) -> bool {
+        self.experimental_all || self.experimental.contains(rule)
+    }
+
+    /// What is said for the whole file together with what is said for one instruction. `error` belongs to the file.
+    #[must_use]
+    pub fn merged(&self, mut more: Self) -> Self {
+        more.skip.extend(self.skip.iter().cloned());
+        more.skip_all |= self.skip_all;
+        more.experimental.extend(self.experimental.iter().cloned());
+        more.experimental_all |= self.experimental_all;
+        more.error = self.error;
+        more
+    }
+
     /// The check directive among the comments directly above an instruction.
     pub(super) fn in_comments(comments: &[String]) -> Option<Self> {
         let value = comments.iter().find_map(|comment| match key_value(comment)? {

@@ -1,11 +1,12 @@
 //! The typed instructions of a Dockerfile. Values are as written: nothing is expanded yet.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::heredoc::{self, Heredoc};
 use super::mount::RawMount;
 use super::source::{Lines, SourceText};
-use super::{Directives, Warning};
+use super::{Directives, lint, words};
 
 /// A parsed Dockerfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,9 +21,23 @@ pub struct Dockerfile {
     pub meta_args: Vec<Spanned<ArgDecl>>,
     /// The stages in the order of the file; never empty.
     pub stages: Vec<Stage>,
-    /// What is allowed but questionable. Rules that a comment directly above the instruction skips are left out;
-    /// those of the `check` directive are not (see [`super::Check::skips`]).
-    pub warnings: Vec<Warning>,
+    /// The comments directly above instructions, without their `#`, by the instruction's first line.
+    pub comments: BTreeMap<usize, Vec<String>>,
+}
+
+impl Dockerfile {
+    /// The comments directly above the instruction that begins on the first of `lines`.
+    pub fn comments_above(&self, lines: Lines) -> &[String] {
+        self.comments.get(&lines.start).map_or(&[], Vec::as_slice)
+    }
+
+    /// What the comments above an instruction say about the stage or argument `name` that it defines: the rest of the
+    /// first one that begins with the name.
+    pub fn description(&self, lines: Lines, name: &str) -> &str {
+        let comments = self.comments_above(lines).iter();
+        let mut described = comments.filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        described.next().filter(|_| !name.is_empty()).unwrap_or_default()
+    }
 }
 
 /// One build stage: FROM and what follows it.
@@ -58,6 +73,20 @@ pub struct Spanned<T> {
     pub lines: Lines,
     /// The instruction's text with continuation lines joined and without heredoc bodies, as it appears in step names.
     pub original: String,
+}
+
+impl Spanned<Instruction> {
+    /// The keyword as written.
+    pub fn keyword(&self) -> &str {
+        lint::syntax::keyword_of(&self.original)
+    }
+
+    /// Whether this is ENV or LABEL in the old form, `name value` without `=`.
+    pub fn is_legacy(&self, escape: char) -> bool {
+        let (_, _, rest) = words::split_instruction(&self.original, escape);
+        matches!(self.node, Instruction::Env(_) | Instruction::Label(_))
+            && words::quoted_words(rest, escape).first().is_some_and(|word| !word.contains('='))
+    }
 }
 
 /// One declaration of an ARG instruction.

@@ -1,19 +1,17 @@
 //! The upper half of the parser: untyped instructions to typed ones, and these to stages.
 
-use std::collections::BTreeSet;
-
-use super::directive::Check;
 use super::error::DockerfileError;
 use super::flags::{Flags, Kind};
 use super::heredoc::{self, Heredoc};
 use super::instruction::{
     Add, ArgDecl, CommandLine, Copy, From, Healthcheck, Instruction, Network, Run, Security, Spanned, Stage,
 };
+use super::lint::{Linter, syntax};
 use super::mount::RawMount;
 use super::node::Node;
 use super::source::SourceText;
 use super::values::parse_interval;
-use super::{Warning, words};
+use super::words;
 use crate::hint::Hint;
 
 /// All keywords, for suggestions.
@@ -44,30 +42,28 @@ pub(super) struct Interpreter<'s> {
     source: &'s SourceText,
     pub(super) meta_args: Vec<Spanned<ArgDecl>>,
     pub(super) stages: Vec<Stage>,
-    /// The names of the stages.
-    names: BTreeSet<String>,
-    pub(super) warnings: Vec<Warning>,
+    lint: &'s Linter,
 }
 
 impl<'s> Interpreter<'s> {
-    pub(super) fn new(source: &'s SourceText) -> Self {
-        Self {
-            source,
-            meta_args: Vec::new(),
-            stages: Vec::new(),
-            names: BTreeSet::new(),
-            warnings: Vec::new(),
-        }
+    pub(super) fn new(source: &'s SourceText, lint: &'s Linter) -> Self {
+        Self { source, meta_args: Vec::new(), stages: Vec::new(), lint }
     }
 
     /// Takes the next instruction.
     pub(super) fn add(&mut self, node: &Node) -> Result<(), DockerfileError> {
-        let first_warning = self.warnings.len();
+        syntax::instruction(node, self.lint);
         if node.name() == "FROM" {
             let stage = self.from(node)?;
+            let names: Vec<&str> = stage.from.name.as_deref().into_iter().collect();
+            syntax::description(node, &names, self.lint);
             self.stages.push(stage);
         } else {
             let instruction = self.instruction(node)?;
+            if let Instruction::Arg(declared) = &instruction.node {
+                let names: Vec<&str> = declared.iter().map(|declared| declared.name.as_str()).collect();
+                syntax::description(node, &names, self.lint);
+            }
             match (self.stages.last_mut(), instruction.node) {
                 (Some(stage), node) => stage.instructions.push(Spanned { node, ..instruction }),
                 (None, Instruction::Arg(arguments)) => {
@@ -85,22 +81,10 @@ impl<'s> Interpreter<'s> {
                 }
             }
         }
-        if let Some(check) = Check::in_comments(&node.comments) {
-            let kept = self
-                .warnings
-                .split_off(first_warning)
-                .into_iter()
-                .filter(|warning| !check.skips(warning.rule));
-            self.warnings.extend(kept);
-        }
         Ok(())
     }
 
-    fn warn(&mut self, node: &Node, rule: &'static str, message: String) {
-        self.warnings.push(Warning { rule, message, lines: node.lines });
-    }
-
-    fn from(&mut self, node: &Node) -> Result<Stage, DockerfileError> {
+    fn from(&self, node: &Node) -> Result<Stage, DockerfileError> {
         let reader = Reader { source: self.source, node };
         let name = match &node.arguments[..] {
             [_] => None,
@@ -111,24 +95,6 @@ impl<'s> Interpreter<'s> {
                         "invalid name for build stage: {name:?}, name can't start with a number or contain symbols"
                     );
                     return Err(reader.error(message, name));
-                }
-                if lower != *name {
-                    self.warn(node, "StageNameCasing", format!("Stage name '{name}' should be lowercase"));
-                }
-                if (node.keyword == node.keyword.to_lowercase() && *keyword != keyword.to_lowercase())
-                    || (node.keyword == node.keyword.to_uppercase() && *keyword != keyword.to_uppercase())
-                {
-                    let message = format!("'{keyword}' and '{}' keywords' casing do not match", node.keyword);
-                    self.warn(node, "FromAsCasing", message);
-                }
-                if matches!(lower.as_str(), "context" | "scratch") {
-                    let message =
-                        format!("Stage name should not use the same name as reserved stage {lower:?}");
-                    self.warn(node, "ReservedStageName", message);
-                }
-                if !self.names.insert(lower.clone()) {
-                    let message = format!("Duplicate stage name {name:?}, stage names should be unique");
-                    self.warn(node, "DuplicateStageName", message);
                 }
                 Some(lower)
             }
@@ -147,22 +113,8 @@ impl<'s> Interpreter<'s> {
         })
     }
 
-    fn instruction(&mut self, node: &Node) -> Result<Spanned<Instruction>, DockerfileError> {
+    fn instruction(&self, node: &Node) -> Result<Spanned<Instruction>, DockerfileError> {
         let instruction = Reader { source: self.source, node }.instruction()?;
-        match &instruction {
-            Instruction::Maintainer(_) => {
-                let message = "Maintainer instruction is deprecated in favor of using label".to_owned();
-                self.warn(node, "MaintainerDeprecated", message);
-            }
-            Instruction::Env(_) | Instruction::Label(_) if node.legacy => {
-                let name = node.name();
-                let message = format!(
-                    "\"{name} key=value\" should be used instead of legacy \"{name} key value\" format"
-                );
-                self.warn(node, "LegacyKeyValueFormat", message);
-            }
-            _ => {}
-        }
         Ok(Spanned { node: instruction, lines: node.lines, original: node.original.trim().to_owned() })
     }
 }

@@ -15,6 +15,7 @@ mod flags;
 mod heredoc;
 mod instruction;
 mod interpret;
+pub mod lint;
 mod mount;
 mod node;
 mod parse;
@@ -36,7 +37,7 @@ pub use instruction::{
     Security, Spanned, Stage,
 };
 pub use mount::{Mount, MountError, RawMount, Sharing};
-pub use parse::{parse, parse_trigger, parse_with_syntax};
+pub use parse::{Dialect, parse, parse_checked, parse_trigger, parse_with_syntax};
 pub use path::clean_path;
 pub use source::{Lines, SourceText};
 pub use values::{Id, Owner, Ports, ValueError, check_signal, parse_port, parse_ports};

@@ -1,6 +1,5 @@
 //! The lower half of the parser: directives, comments, continuation lines and heredocs; text to untyped instructions.
 
-use super::Warning;
 use super::directive::{self, Scanner};
 use super::error::DockerfileError;
 use super::heredoc::{self, Heredoc};
@@ -44,7 +43,8 @@ pub(super) struct Nodes {
     /// The escape character.
     pub(super) escape: char,
     pub(super) nodes: Vec<Node>,
-    pub(super) warnings: Vec<Warning>,
+    /// The last lines of instructions that are continued over empty lines.
+    pub(super) empty_continuations: Vec<Lines>,
 }
 
 /// Takes a text apart. A text without instructions is an error.
@@ -53,7 +53,7 @@ pub(super) fn parse(source: &SourceText, text: &str) -> Result<Nodes, Dockerfile
     let mut scanner = Scanner::new();
     let mut escape = '\\';
     let mut nodes = Vec::new();
-    let mut warnings = Vec::new();
+    let mut empty_continuations = Vec::new();
     let mut comments: Vec<String> = Vec::new();
     let mut lines = Physical { source, rest: text, number: 0 };
     while let Some(line) = lines.next()? {
@@ -81,7 +81,7 @@ pub(super) fn parse(source: &SourceText, text: &str) -> Result<Nodes, Dockerfile
             continue;
         }
         let mut joined = first.to_owned();
-        let mut empty_line = None;
+        let mut has_empty_line = false;
         while continues {
             let Some(line) = lines.next()? else { break };
             let line = line.trim_end_matches(['\r', '\n']);
@@ -90,16 +90,15 @@ pub(super) fn parse(source: &SourceText, text: &str) -> Result<Nodes, Dockerfile
                 continue;
             }
             if content.is_empty() {
-                empty_line = Some(lines.number);
+                has_empty_line = true;
                 continue;
             }
             let (part, more) = split_continuation(line, escape);
             joined.push_str(part);
             continues = more;
         }
-        if let Some(line) = empty_line {
-            let message = "Empty continuation lines will become errors in a future release".to_owned();
-            warnings.push(Warning { rule: "NoEmptyContinuation", message, lines: Lines::one(line) });
+        if has_empty_line {
+            empty_continuations.push(Lines::one(lines.number));
         }
         let mut node = parse_line(source, Lines::new(start, lines.number), &joined, escape, 0)?;
         if holds_heredocs(&node) && joined.contains("<<") {
@@ -114,7 +113,7 @@ pub(super) fn parse(source: &SourceText, text: &str) -> Result<Nodes, Dockerfile
         return Err(DockerfileError::at(source, Lines::one(lines.number.max(1)), message)
             .with_hint("a Dockerfile begins with FROM"));
     }
-    Ok(Nodes { escape, nodes, warnings })
+    Ok(Nodes { escape, nodes, empty_continuations })
 }
 
 /// The physical lines, with their ends.

@@ -196,7 +196,8 @@ fn error(text: &str) -> String {
 }
 
 fn rules(text: &str) -> Vec<&'static str> {
-    parse("Dockerfile", text.as_bytes()).unwrap().warnings.iter().map(|warning| warning.rule).collect()
+    let (lint, _) = parse_checked("Dockerfile", text.as_bytes(), Dialect::default());
+    lint.take().iter().map(|warning| warning.rule.name).collect()
 }
 
 #[test]
@@ -522,18 +523,38 @@ fn questionable_things_are_warned_about() {
     assert_eq!(rules("FROM a\nRUN a \\\n# comment\n  b"), [] as [&str; 0]);
     assert_eq!(
         rules("FROM a as B\nFROM c AS b\nFROM d AS scratch"),
-        ["StageNameCasing", "FromAsCasing", "DuplicateStageName", "ReservedStageName",]
+        ["StageNameCasing", "FromAsCasing", "DuplicateStageName", "ReservedStageName"]
     );
-    assert_eq!(
-        rules("FROM a\nENV a b\nLABEL c d\nMAINTAINER e"),
-        ["LegacyKeyValueFormat", "LegacyKeyValueFormat", "MaintainerDeprecated",]
-    );
-    assert_eq!(
-        rules("FROM a\n# check=skip=LegacyKeyValueFormat\nENV a b\nENV c d"),
-        ["LegacyKeyValueFormat"]
-    );
-    let file = parse("Dockerfile", b"# check=skip=LegacyKeyValueFormat;error=true\nFROM a\nENV a b").unwrap();
-    assert!(file.directives.check.error && file.directives.check.skips(file.warnings[0].rule));
+    assert_eq!(rules("FROM a\nMAINTAINER e\nCOPY x"), ["MaintainerDeprecated"], "in spite of the error");
+    assert_eq!(rules("FROM a\n# check=skip=MaintainerDeprecated\nMAINTAINER e"), [] as [&str; 0]);
+    assert_eq!(rules("# check=skip=FromAsCasing,StageNameCasing\nFROM a as B"), [] as [&str; 0]);
+    assert_eq!(rules("FROM a\nrun b\nRun c"), ["ConsistentInstructionCasing"; 2]);
+    assert_eq!(rules("from a\nrun b\nRUN c"), ["ConsistentInstructionCasing"]);
+    let experimental = "# check=experimental=InvalidDefinitionDescription\n#\n# other words\nARG a\nFROM b";
+    assert_eq!(rules(experimental), ["InvalidDefinitionDescription"]);
+    assert_eq!(rules(&experimental.replace("other words", "a words")), [] as [&str; 0]);
+}
+
+#[test]
+fn a_check_from_outside_replaces_the_directive() {
+    let text = b"# check=skip=all\nFROM a as b";
+    let check = |check| parse_checked("Dockerfile", text, Dialect { check, syntax: None });
+    assert_eq!(check(None).0.take(), []);
+    let (lint, parsed) = check(Some("error=true"));
+    parsed.unwrap();
+    assert_eq!(lint.violation().as_deref(), Some("lint violation found for rules: FromAsCasing"));
+    assert!(check(Some("error=perhaps")).1.unwrap_err().message().contains("BUILDKIT_DOCKERFILE_CHECK"));
+}
+
+#[test]
+fn comments_describe_what_they_are_above() {
+    let file = parse("Dockerfile", b"# a first\n# b second thing\nARG a b=1\n#\n# none\nFROM x\n").unwrap();
+    let lines = file.meta_args[0].lines;
+    assert_eq!((file.description(lines, "a"), file.description(lines, "b")), ("first", "second thing"));
+    assert_eq!((file.description(lines, "sec"), file.description(lines, "")), ("", ""));
+    let old = parse("Dockerfile", b"FROM a\nENV a b=c\nENV a=b\nLABEL d e").unwrap();
+    let legacy: Vec<bool> = old.stages[0].instructions.iter().map(|found| found.is_legacy('\\')).collect();
+    assert_eq!(legacy, [true, false, true]);
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::lint::Finding;
+
 /// Why a value cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ValueError {
@@ -148,8 +150,8 @@ impl FromStr for Owner {
 pub struct Ports {
     /// Each as `number/protocol`, in lower case.
     pub ports: Vec<String>,
-    /// Rule names and messages of what is questionable about the word.
-    pub warnings: Vec<(&'static str, String)>,
+    /// What is questionable about the word.
+    pub findings: Vec<Finding>,
 }
 
 /// Reads `[[ip:]host-port:]port[-port][/protocol]`. Address and host port are checked and then ignored.
@@ -183,18 +185,14 @@ pub fn parse_port(text: &str) -> Result<Ports, ValueError> {
             return Err(error(format!("the ranges {port} and {host} differ in length")));
         }
     }
-    let mut warnings = Vec::new();
+    let mut findings = Vec::new();
     if protocol != protocol.to_lowercase() {
-        let message = format!("Defined protocol '{text}' in EXPOSE instruction should be lowercase");
-        warnings.push(("ExposeProtoCasing", message));
+        findings.push(Finding::expose_proto_casing(text));
     }
     if outside.is_some_and(|outside| outside != ":" && !outside.is_empty()) {
-        let message = format!(
-            "EXPOSE instruction should not define an IP address or host-port mapping, found '{text}'"
-        );
-        warnings.push(("ExposeInvalidFormat", message));
+        findings.push(Finding::expose_invalid_format(text));
     }
-    Ok(Ports { ports: (first..=last).map(|port| format!("{port}/{lower}")).collect(), warnings })
+    Ok(Ports { ports: (first..=last).map(|port| format!("{port}/{lower}")).collect(), findings })
 }
 
 /// `8080` or `8000-8010`.
@@ -350,9 +348,9 @@ mod tests {
         ] {
             assert!(ports(bad).is_err(), "{bad}");
         }
-        assert_eq!(parse_port("80/TCP").unwrap().warnings[0].0, "ExposeProtoCasing");
-        assert_eq!(parse_port("8080:80").unwrap().warnings[0].0, "ExposeInvalidFormat");
-        assert!(parse_port("80").unwrap().warnings.is_empty());
+        assert_eq!(parse_port("80/TCP").unwrap().findings[0].rule.name, "ExposeProtoCasing");
+        assert_eq!(parse_port("8080:80").unwrap().findings[0].rule.name, "ExposeInvalidFormat");
+        assert!(parse_port("80").unwrap().findings.is_empty());
         assert_eq!(
             parse_ports(["81", "80-81"]).unwrap().into_iter().collect::<Vec<_>>(),
             ["80/tcp", "81/tcp"]

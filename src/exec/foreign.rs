@@ -39,6 +39,9 @@ impl Verdict {
     /// Why commands do not run; `None` if they do, or may.
     pub fn obstacle(&self, platform: &Platform) -> Option<String> {
         match self {
+            Self::Unknown if platform.os != "linux" => {
+                Some(format!("its platform is {platform}, and steps run on Linux only"))
+            }
             Self::Runs | Self::Unknown => None,
             Self::NoEmulator => Some(format!(
                 "its platform is {platform}, this machine is {}, and no emulator is registered",
@@ -218,6 +221,8 @@ mod tests {
             }
         }
         assert_eq!(program("pdp11"), None);
+        assert_eq!(Verdict::Unknown.obstacle(&Platform::new("linux", "pdp11", None)), None);
+        assert!(Verdict::Unknown.obstacle(&Platform::new("windows", "amd64", None)).is_some());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 /// Mount attributes, from `linux/mount.h`.
 pub(super) const ATTR_READ_ONLY: u64 = 0x1;
+pub(super) const ATTR_NO_EXEC: u64 = 0x8;
 
 /// `struct mount_attr` of `mount_setattr(2)`.
 #[repr(C)]

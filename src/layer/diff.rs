@@ -38,13 +38,22 @@ pub struct DiffOptions {
     pub exclude: BTreeSet<Vec<u8>>,
     /// No time is later than this one (`SOURCE_DATE_EPOCH`).
     pub clamp: Option<Timestamp>,
+    /// When the step began. A directory's time that is earlier was set by the step, one that is later only says that
+    /// something was put into it.
+    pub started: Option<Timestamp>,
     /// Everything belongs to 0:0, since a user namespace with a single id knows no others.
     pub single_id: bool,
 }
 
 impl Default for DiffOptions {
     fn default() -> Self {
-        Self { whiteouts: Whiteouts::OverlayRoot, exclude: BTreeSet::new(), clamp: None, single_id: false }
+        Self {
+            whiteouts: Whiteouts::OverlayRoot,
+            exclude: BTreeSet::new(),
+            clamp: None,
+            started: None,
+            single_id: false,
+        }
     }
 }
 
@@ -222,7 +231,11 @@ impl Walk<'_> {
         let opaque = marked_opaque && before.is_some();
         let at = self.found.len();
         let implied = match before {
-            Some(before) if !opaque && (excluded || self.same(before, &metadata)) => {
+            Some(before)
+                if !opaque
+                    && (excluded
+                        || self.same(before, &metadata) && !self.was_given_time(before, &metadata)) =>
+            {
                 let kind = Found::Directory { opaque, implied: true };
                 self.found.push((path.to_vec(), before.clone(), kind));
                 true
@@ -244,6 +257,15 @@ impl Walk<'_> {
             self.found.pop();
         }
         Ok(())
+    }
+
+    /// Whether the step gave a directory another time, with `touch -d` or by unpacking an archive.
+    fn was_given_time(&self, before: &Metadata, now: &Metadata) -> bool {
+        let Some(started) = self.options.started else { return false };
+        // The clock of file times is some milliseconds behind, and a clamped time is as good as one of now.
+        let began = started.seconds - 1;
+        let limit = self.options.clamp.map_or(began, |clamp| began.min(clamp.seconds));
+        before.mtime.seconds != now.mtime.seconds && now.mtime.seconds < limit
     }
 
     /// Whether a directory is as it was. Its time is not asked: it changes with what is in it. Where owners could not

@@ -25,6 +25,7 @@ pub use error::LayerError;
 pub use frames::{FileReader, ReadRange, TocReader};
 pub use pipeline::Compression;
 pub use scan::{Item, LayerVisitor, ScanOptions, Scanned, scan};
+pub(crate) use tar_read::{RawEntry, RawKind, TarReader};
 pub use toc::{Entry, EntryKind, Frame, LayerDescriptor, MediaType, Metadata, Timestamp, Toc};
 pub use toc_codec::{ENTRIES_MAX, NAME_MAX, PATH_MAX, TocError, path_problem};
 pub(crate) use toc_codec::{display as display_path, encode_xattrs, parent as parent_path};

@@ -20,7 +20,7 @@ type SparseMap = (Vec<(u64, u64)>, u64);
 
 /// What an entry is, before its content is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RawKind {
+pub(crate) enum RawKind {
     Directory,
     File,
     HardLink,
@@ -32,32 +32,32 @@ pub(super) enum RawKind {
 
 /// One entry's headers.
 #[derive(Debug)]
-pub(super) struct RawEntry {
+pub(crate) struct RawEntry {
     /// The name as it is in the tar.
-    pub(super) name: Vec<u8>,
-    pub(super) kind: RawKind,
-    pub(super) metadata: Metadata,
+    pub(crate) name: Vec<u8>,
+    pub(crate) kind: RawKind,
+    pub(crate) metadata: Metadata,
     /// The link target as it is in the tar.
-    pub(super) link: Vec<u8>,
-    pub(super) device: (u32, u32),
+    pub(crate) link: Vec<u8>,
+    pub(crate) device: (u32, u32),
     /// Length of the content; with holes, of the content with them.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// Where the data begins in the tar.
-    pub(super) offset: u64,
+    pub(crate) offset: u64,
     /// Bytes of data in the tar, without padding.
     stored: u64,
     /// The pieces of data of a sparse file: where they belong, and how long they are.
-    pub(super) sparse: Option<Vec<(u64, u64)>>,
+    pub(crate) sparse: Option<Vec<(u64, u64)>>,
 }
 
 /// A tar as a stream of entries.
-pub(super) struct TarReader<R> {
+pub(crate) struct TarReader<R> {
     input: R,
     at: u64,
 }
 
 impl<R: Read> TarReader<R> {
-    pub(super) fn new(input: R) -> Self {
+    pub(crate) fn new(input: R) -> Self {
         Self { input, at: 0 }
     }
 
@@ -105,7 +105,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// The next entry. The content of the one before it must have been read: see [`TarReader::content`].
-    pub(super) fn next(&mut self) -> Result<Option<RawEntry>, LayerError> {
+    pub(crate) fn next(&mut self) -> Result<Option<RawEntry>, LayerError> {
         let mut pax = Pax::default();
         let mut has_pax = false;
         let (mut long_name, mut long_link) = (None, None);
@@ -384,19 +384,19 @@ impl<R: Read> TarReader<R> {
     }
 
     /// The content of `entry`, which was the last that [`TarReader::next`] gave; holes read as zeros.
-    pub(super) fn content<'a>(&'a mut self, entry: &'a RawEntry) -> Content<'a, R> {
+    pub(crate) fn content<'a>(&'a mut self, entry: &'a RawEntry) -> Content<'a, R> {
         let pieces = entry.sparse.as_deref();
         Content { tar: self, pieces, at: 0, size: entry.size, stored: entry.stored, padding: entry.stored }
     }
 
     /// Gives the input back.
-    pub(super) fn into_inner(self) -> R {
+    pub(crate) fn into_inner(self) -> R {
         self.input
     }
 }
 
 /// Reads one entry's content.
-pub(super) struct Content<'a, R> {
+pub(crate) struct Content<'a, R> {
     tar: &'a mut TarReader<R>,
     /// The pieces of a sparse file that are not behind `at` yet.
     pieces: Option<&'a [(u64, u64)]>,
@@ -449,7 +449,7 @@ impl<R: Read> Read for Content<'_, R> {
 
 impl<R: Read> Content<'_, R> {
     /// Passes over the padding. The content must have been read to its end.
-    pub(super) fn finish(self) -> Result<(), LayerError> {
+    pub(crate) fn finish(self) -> Result<(), LayerError> {
         debug_assert_eq!(self.stored, 0, "read to the end");
         let mut padding = [0; BLOCK];
         let length = (self.padding.next_multiple_of(BLOCK as u64) - self.padding) as usize;

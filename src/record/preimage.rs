@@ -68,6 +68,14 @@ impl Preimage {
         self
     }
 
+    /// The same inputs, but another value of `name`.
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        if let Some(field) = self.fields.iter_mut().find(|field| field.name == name) {
+            field.value = value.into();
+        }
+        self
+    }
+
     /// The value of the input `name`.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.fields.iter().find(|field| field.name == name).map(|field| &field.value)

@@ -345,6 +345,14 @@ fn split_challenges(text: &str) -> Vec<(String, Vec<(String, String)>)> {
     }
 }
 
+/// Reads a challenge as a registry might send it.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn challenge(text: &str) {
+    let mut headers = HeaderMap::new();
+    headers.extend(HeaderValue::from_str(text).ok().map(|value| (WWW_AUTHENTICATE, value)));
+    parse_challenges(&headers);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

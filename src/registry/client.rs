@@ -1,5 +1,6 @@
 //! The client of the OCI distribution protocol.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use reqwest::{Method, StatusCode, Url};
 use super::auth::Access;
 use super::credentials::Credentials;
 use super::error::{RegistryError, RegistryErrorKind};
+use super::hosts::Hosts;
 use super::source::Progress;
 use super::transfer;
 use super::transport::{Attempts, Connections, Failure, Payload, Place, Request, RetryPolicy, Transport};
@@ -24,10 +26,8 @@ use crate::store::BlobSource;
 pub struct ClientOptions {
     /// What it calls itself.
     pub user_agent: String,
-    /// Registries (host with optional port) that are spoken to in plain HTTP. Those on this machine always are.
-    pub insecure: Vec<String>,
-    /// Certificates to trust besides this machine's, each a PEM text.
-    pub certificates: Vec<Vec<u8>>,
+    /// What is set for single registries.
+    pub hosts: Hosts,
     /// Retries and timeouts.
     pub retry: RetryPolicy,
     /// A blob of more bytes than this is uploaded in pieces of this size.
@@ -38,8 +38,7 @@ impl Default for ClientOptions {
     fn default() -> Self {
         Self {
             user_agent: concat!("crossdock/", env!("CARGO_PKG_VERSION")).to_owned(),
-            insecure: Vec::new(),
-            certificates: Vec::new(),
+            hosts: Hosts::new(),
             retry: RetryPolicy::default(),
             // Content delivery networks in front of registries refuse bodies of more than 100 MB.
             chunk_bytes: 64 << 20,
@@ -107,12 +106,6 @@ impl Client {
             repository: String::new(),
             kind: RegistryErrorKind::Transport { reason, plain_http: false },
         };
-        let mut certificates = Vec::new();
-        for pem in &options.certificates {
-            let bundle = reqwest::Certificate::from_pem_bundle(pem)
-                .map_err(|error| problem(super::redact::chain(&error)))?;
-            certificates.extend(bundle);
-        }
         let builder = || {
             reqwest::Client::builder()
                 .user_agent(&options.user_agent)
@@ -126,13 +119,36 @@ impl Client {
             |builder: reqwest::ClientBuilder| builder.build().map_err(|error| super::redact::chain(&error));
         // On a machine without certificates the ordinary client cannot be built at all, although plain HTTP to a
         // registry next door needs none.
-        let local = build(builder().no_proxy().tls_certs_only(certificates.clone())).map_err(problem)?;
-        let (remote, missing) = match build(builder().tls_certs_merge(certificates.clone())) {
+        let none = || Vec::<reqwest::Certificate>::new();
+        let local = build(builder().no_proxy().tls_certs_only(none())).map_err(problem)?;
+        let (remote, missing) = match build(builder()) {
             Ok(remote) => (remote, None),
-            Err(reason) => (build(builder().tls_certs_only(certificates)).map_err(problem)?, Some(reason)),
+            Err(reason) => (build(builder().tls_certs_only(none())).map_err(problem)?, Some(reason)),
         };
-        let connections = Connections { local, remote, certificates: missing };
-        let transport = Transport::new(connections, options.retry, options.insecure, credentials);
+        let mut connections = Connections { local, remote, certificates: missing, own: HashMap::new() };
+        for (registry, host) in options.hosts.iter().filter(|(_, host)| host.has_tls_options()) {
+            let mut certificates = Vec::new();
+            let failed = |error: reqwest::Error| RegistryError {
+                registry: registry.clone(),
+                ..problem(super::redact::chain(&error))
+            };
+            for pem in &host.certificates {
+                certificates.extend(reqwest::Certificate::from_pem_bundle(pem).map_err(failed)?);
+            }
+            let secured = |mut builder: reqwest::ClientBuilder| {
+                if let Some(identity) = &host.identity {
+                    builder = builder.identity(reqwest::Identity::from_pem(identity).map_err(failed)?);
+                }
+                builder.tls_danger_accept_invalid_certs(host.skip_verify).build().map_err(failed)
+            };
+            let with_this_machines = secured(builder().tls_certs_merge(certificates.clone()));
+            let client = match with_this_machines {
+                Ok(client) => client,
+                Err(_) => secured(builder().tls_certs_only(certificates))?,
+            };
+            connections.own.insert(super::transport::authority_of(registry), client);
+        }
+        let transport = Transport::new(connections, options.retry, options.hosts, credentials);
         // Pieces of a few bytes would be a request each.
         let chunk_bytes = options.chunk_bytes.max(1024);
         Ok(Self { inner: Arc::new(ClientInner { transport, chunk_bytes }) })
@@ -147,20 +163,45 @@ impl Client {
         &self.inner.transport
     }
 
+    /// What `reference` is called at the mirrors of its registry.
+    fn mirrors(&self, reference: &Reference) -> Vec<Reference> {
+        let host = self.transport().hosts.get(reference.registry());
+        host.map(|host| host.mirrors.iter().filter_map(|mirror| mirror.of(reference)).collect())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn retry(&self) -> RetryPolicy {
+        self.transport().retry
+    }
+
+    /// A mirror is asked once: there is another place to ask.
+    fn once(&self) -> RetryPolicy {
+        RetryPolicy { attempts_max: 1, ..self.retry() }
+    }
+
     /// Asks what `reference` points at; `None` if it does not exist.
     pub async fn head_manifest(&self, reference: &Reference) -> Result<Option<ManifestHead>, RegistryError> {
-        self.head_manifest_as(reference, Access::pull(reference.repository())).await
+        for mirror in self.mirrors(reference) {
+            let access = Access::pull(mirror.repository());
+            if let Ok(Some(head)) = self.head_manifest_as(&mirror, access, self.once()).await {
+                return Ok(Some(head));
+            }
+        }
+        self.head_manifest_as(reference, Access::pull(reference.repository()), self.retry()).await
     }
 
     pub(super) async fn head_manifest_as(
         &self,
         reference: &Reference,
         access: Access,
+        retry: RetryPolicy,
     ) -> Result<Option<ManifestHead>, RegistryError> {
         let place = Place::new(reference, format!("looking up {}", reference.identifier()));
         let request = self.manifest_request(Method::HEAD, reference, access)?;
-        let response =
-            self.transport().send(&place, &request, &[StatusCode::OK, StatusCode::NOT_FOUND]).await?;
+        let response = self
+            .transport()
+            .send_as(retry, &place, &request, &[StatusCode::OK, StatusCode::NOT_FOUND])
+            .await?;
         if response.status() == StatusCode::NOT_FOUND {
             return Ok(None);
         }
@@ -175,9 +216,22 @@ impl Client {
 
     /// Fetches the manifest or index that `reference` names, and verifies it.
     pub async fn manifest(&self, reference: &Reference) -> Result<FetchedManifest, RegistryError> {
+        for mirror in self.mirrors(reference) {
+            if let Ok(manifest) = self.manifest_at(&mirror, self.once()).await {
+                return Ok(manifest);
+            }
+        }
+        self.manifest_at(reference, self.retry()).await
+    }
+
+    async fn manifest_at(
+        &self,
+        reference: &Reference,
+        retry: RetryPolicy,
+    ) -> Result<FetchedManifest, RegistryError> {
         let place = Place::new(reference, format!("reading manifest {}", reference.identifier()));
         let request = self.manifest_request(Method::GET, reference, Access::pull(reference.repository()))?;
-        let mut attempts = Attempts::new(self.transport().retry);
+        let mut attempts = Attempts::new(retry);
         loop {
             match self.try_manifest(&place, &request, reference.digest()).await {
                 Ok(manifest) => return Ok(manifest),
@@ -233,6 +287,21 @@ impl Client {
         blob: &Descriptor,
         limit: u64,
     ) -> Result<Bytes, RegistryError> {
+        for mirror in self.mirrors(reference) {
+            if let Ok(bytes) = self.blob_bytes_at(&mirror, blob, limit, self.once()).await {
+                return Ok(bytes);
+            }
+        }
+        self.blob_bytes_at(reference, blob, limit, self.retry()).await
+    }
+
+    async fn blob_bytes_at(
+        &self,
+        reference: &Reference,
+        blob: &Descriptor,
+        limit: u64,
+        retry: RetryPolicy,
+    ) -> Result<Bytes, RegistryError> {
         let place = Place::new(reference, format!("reading blob {}", blob.digest));
         // Nothing above needs more in memory than a configuration.
         let limit = limit.min(CONFIG_BYTES_MAX);
@@ -241,7 +310,7 @@ impl Client {
         }
         let url = self.transport().url(reference, &format!("blobs/{}", blob.digest))?;
         let request = Request::new(Method::GET, url, Access::pull(reference.repository()));
-        let mut attempts = Attempts::new(self.transport().retry);
+        let mut attempts = Attempts::new(retry);
         loop {
             match self.try_blob_bytes(&place, &request, blob).await {
                 Ok(bytes) => return Ok(bytes),
@@ -281,10 +350,26 @@ impl Client {
         destination: &Path,
         progress: Progress<'_>,
     ) -> Result<(), RegistryError> {
+        for mirror in self.mirrors(reference) {
+            if self.fetch_blob_at(&mirror, blob, destination, progress, self.once()).await.is_ok() {
+                return Ok(());
+            }
+        }
+        self.fetch_blob_at(reference, blob, destination, progress, self.retry()).await
+    }
+
+    async fn fetch_blob_at(
+        &self,
+        reference: &Reference,
+        blob: &Descriptor,
+        destination: &Path,
+        progress: Progress<'_>,
+        retry: RetryPolicy,
+    ) -> Result<(), RegistryError> {
         let place = Place::new(reference, format!("downloading blob {}", blob.digest));
         let url = self.transport().url(reference, &format!("blobs/{}", blob.digest))?;
         let request = Request::new(Method::GET, url, Access::pull(reference.repository()));
-        transfer::download(self.transport(), &place, request, blob, destination, progress).await
+        transfer::download(self.transport(), retry, &place, request, blob, destination, progress).await
     }
 
     /// Whether the repository has the blob.

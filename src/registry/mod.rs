@@ -16,6 +16,7 @@ mod credentials;
 mod destination;
 mod error;
 mod export;
+mod hosts;
 mod layout;
 mod push;
 pub(crate) mod redact;
@@ -25,6 +26,8 @@ mod transfer;
 mod transport;
 
 pub use archive::ArchiveSource;
+#[cfg(any(test, fuzzing))]
+pub(crate) use auth::challenge;
 pub use client::{Client, ClientOptions, FetchedManifest, ManifestHead, MountOutcome, UploadSession};
 pub use credentials::{
     Credential, CredentialError, Credentials, DockerConfigCredentials, NoCredentials, Secret,
@@ -32,6 +35,7 @@ pub use credentials::{
 pub use destination::{BlobProvider, BoxError, DestinationError, ImageBundle, PushLayer, PushReport};
 pub use error::{ErrorDetail, RegistryError, RegistryErrorKind};
 pub use export::{Output, export_docker_archive, export_oci_archive, export_oci_layout};
+pub use hosts::{HostOptions, Hosts, Mirror, MirrorError};
 pub use layout::{LayoutReference, LayoutReferenceError, OciLayoutSource};
 pub use push::push;
 pub use source::{ImageSource, Progress, RegistrySource, ResolvedImage, SourceError};

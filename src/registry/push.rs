@@ -46,7 +46,7 @@ pub async fn push(
         unchanged: false,
     };
     let access = Access::push(reference.repository());
-    if let Some(head) = client.head_manifest_as(reference, access).await?
+    if let Some(head) = client.head_manifest_as(reference, access, client.retry()).await?
         && head.digest == Some(report.digest)
     {
         report.unchanged = true;

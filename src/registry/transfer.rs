@@ -18,7 +18,7 @@ use super::auth::Access;
 use super::client::{Client, UploadSession, text};
 use super::error::{RegistryError, RegistryErrorKind};
 use super::source::{Progress, partial_path};
-use super::transport::{Attempts, Failure, Payload, Place, Request, Transport};
+use super::transport::{Attempts, Failure, Pace, Payload, Place, Request, RetryPolicy, Transport};
 use crate::digest::Hasher;
 use crate::image::Descriptor;
 use crate::reference::Reference;
@@ -40,6 +40,7 @@ fn file_error(place: &Place, path: &Path, error: &io::Error) -> RegistryError {
 /// Downloads `blob` with `request` to `destination`.
 pub(super) async fn download(
     transport: &Transport,
+    retry: RetryPolicy,
     place: &Place,
     request: Request<'_>,
     blob: &Descriptor,
@@ -53,6 +54,7 @@ pub(super) async fn download(
         let hasher = Hasher::new(blob.digest.algorithm());
         let mut download = Download {
             transport,
+            retry,
             place,
             request,
             blob,
@@ -76,6 +78,7 @@ pub(super) async fn download(
 
 struct Download<'a> {
     transport: &'a Transport,
+    retry: RetryPolicy,
     place: &'a Place,
     request: Request<'a>,
     blob: &'a Descriptor,
@@ -89,7 +92,7 @@ struct Download<'a> {
 
 impl Download<'_> {
     async fn run(&mut self) -> Result<(), RegistryError> {
-        let mut attempts = Attempts::new(self.transport.retry);
+        let mut attempts = Attempts::new(self.retry);
         loop {
             let before = self.received;
             match self.receive().await {
@@ -113,7 +116,7 @@ impl Download<'_> {
                     self.restart().await?;
                 }
                 Err(failure) => {
-                    if self.received > before {
+                    if self.received > before + Pace::BYTES_MIN as u64 {
                         attempts.progressed();
                     }
                     attempts.after(failure).await?;
@@ -169,13 +172,19 @@ impl Download<'_> {
         if let Some(length) = response.content_length()
             && length != self.blob.size - self.received + skip
         {
-            return Err(Failure::permanent(size_error(length + self.received - skip)));
+            return Err(Failure::permanent(size_error(
+                length.saturating_add(self.received).saturating_sub(skip),
+            )));
         }
+        let mut pace = Pace::new(self.transport.retry.idle_max);
         while self.received < self.blob.size {
             let Some(piece) = self.transport.next_chunk(self.place, &mut response).await? else {
                 // Without a length, a broken connection can look like the end.
                 return Err(Failure::transient(size_error(self.received)));
             };
+            if !pace.goes_on(piece.len()) {
+                return Err(self.transport.timed_out(self.place));
+            }
             let passed = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
             skip -= passed as u64;
             let piece = piece.slice(passed..);

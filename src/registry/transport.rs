@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::auth::{Access, HostAuth};
 use super::credentials::Credentials;
 use super::error::{ErrorDetail, RegistryError, RegistryErrorKind};
+use super::hosts::Hosts;
 use super::redact;
 use crate::reference::Reference;
 
@@ -57,6 +58,9 @@ impl RetryPolicy {
 
 /// The longest answer that is read where only an explanation or a token is expected, in bytes.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
+
+/// An attempt that ended with silence counts for as many: two or three minutes are enough for a registry that says nothing.
+const SILENCE_WEIGHT: u32 = 3;
 
 /// As many redirects as browsers follow at least; registries need two.
 const REDIRECTS_MAX: usize = 10;
@@ -130,17 +134,19 @@ impl Place {
 pub(super) struct Failure {
     pub(super) error: Box<RegistryError>,
     pub(super) transient: bool,
+    /// Nobody is there at all.
+    pub(super) unreachable: bool,
     /// How long the registry asks to wait, in seconds.
     pub(super) retry_after: Option<u32>,
 }
 
 impl Failure {
     pub(super) fn permanent(error: RegistryError) -> Self {
-        Self { error: Box::new(error), transient: false, retry_after: None }
+        Self { error: Box::new(error), transient: false, unreachable: false, retry_after: None }
     }
 
     pub(super) fn transient(error: RegistryError) -> Self {
-        Self { error: Box::new(error), transient: true, retry_after: None }
+        Self { error: Box::new(error), transient: true, unreachable: false, retry_after: None }
     }
 }
 
@@ -153,12 +159,50 @@ pub(super) struct Connections {
     pub(super) remote: reqwest::Client,
     /// Why this machine's certificates could not be loaded. HTTPS will then fail, and this is the reason.
     pub(super) certificates: Option<String>,
+    /// For registries that have certificates of their own, by [`authority_of`] them.
+    pub(super) own: HashMap<String, reqwest::Client>,
+}
+
+/// Where a registry is spoken to: host, with the port where it is not the usual one.
+pub(super) fn authority_of(registry: &str) -> String {
+    if registry == "docker.io" { "registry-1.docker.io".to_owned() } else { registry.to_lowercase() }
 }
 
 impl Connections {
     fn for_url(&self, url: &Url) -> &reqwest::Client {
+        if let Some(client) = self.own.get(url.authority()) {
+            return client;
+        }
         let local = url.host_str().is_some_and(is_loopback);
         if local { &self.local } else { &self.remote }
+    }
+}
+
+/// Whether a body moves on. One byte a minute is not nothing, and would still take a year for a layer.
+#[derive(Debug)]
+pub(super) struct Pace {
+    window: Duration,
+    since: Instant,
+    bytes: usize,
+}
+
+impl Pace {
+    /// As little as this has to come in each idle time, in bytes: what a modem does in a second or two.
+    pub(super) const BYTES_MIN: usize = 16 << 10;
+
+    pub(super) fn new(window: Duration) -> Self {
+        Self { window, since: Instant::now(), bytes: 0 }
+    }
+
+    /// Takes note of a piece; `false` if too little has come for too long.
+    pub(super) fn goes_on(&mut self, bytes: usize) -> bool {
+        self.bytes += bytes;
+        if self.since.elapsed() < self.window {
+            return true;
+        }
+        let enough = self.bytes >= Self::BYTES_MIN;
+        (self.since, self.bytes) = (Instant::now(), 0);
+        enough
     }
 }
 
@@ -175,6 +219,10 @@ impl Attempts {
     /// broken connection this is more than any layer.
     const ALL_MAX: u32 = 200;
 
+    /// Attempts where nobody answers at all: enough for a process that is being replaced. A machine that is down will
+    /// not be up again while somebody waits for a build.
+    const UNREACHABLE_MAX: u32 = 3;
+
     pub(super) fn new(policy: RetryPolicy) -> Self {
         Self { policy, attempt: 1, all: 1 }
     }
@@ -186,11 +234,17 @@ impl Attempts {
 
     /// Waits for the next attempt, or gives up.
     pub(super) async fn after(&mut self, failure: Failure) -> Result<(), RegistryError> {
-        if !failure.transient || self.attempt >= self.policy.attempts_max || self.all >= Self::ALL_MAX {
+        let most = if failure.unreachable { Self::UNREACHABLE_MAX } else { u32::MAX };
+        if !failure.transient
+            || self.attempt >= self.policy.attempts_max.min(most)
+            || self.all >= Self::ALL_MAX
+        {
             return Err(*failure.error);
         }
         tokio::time::sleep(self.policy.wait(self.attempt, failure.retry_after)).await;
-        self.attempt += 1;
+        // What was waited for in vain for a whole idle time will hardly come if one only asks often enough.
+        let silence = matches!(failure.error.kind, RegistryErrorKind::Timeout { .. });
+        self.attempt += if silence { SILENCE_WEIGHT } else { 1 };
         self.all += 1;
         Ok(())
     }
@@ -201,26 +255,26 @@ impl Attempts {
 pub(super) struct Transport {
     connections: Connections,
     pub(super) retry: RetryPolicy,
-    insecure: Vec<String>,
+    pub(super) hosts: Hosts,
     credentials: Arc<dyn Credentials>,
-    hosts: Mutex<HashMap<String, Arc<HostAuth>>>,
+    auth: Mutex<HashMap<String, Arc<HostAuth>>>,
 }
 
 impl Transport {
     pub(super) fn new(
         connections: Connections,
         retry: RetryPolicy,
-        insecure: Vec<String>,
+        hosts: Hosts,
         credentials: Arc<dyn Credentials>,
     ) -> Self {
-        Self { connections, retry, insecure, credentials, hosts: Mutex::default() }
+        Self { connections, retry, hosts, credentials, auth: Mutex::default() }
     }
 
     /// The URL of `path` below the repository of `reference`. `path` is made of digests, tags and fixed text.
     pub(super) fn url(&self, reference: &Reference, path: &str) -> Result<Url, RegistryError> {
         let registry = reference.registry();
         let scheme = if self.is_plain(registry) { "http" } else { "https" };
-        let host = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
+        let host = authority_of(registry);
         Url::parse(&format!("{scheme}://{host}/v2/{}/{path}", reference.repository())).map_err(|error| {
             Place::new(reference, "making a URL").protocol(format!("`{registry}` is not a host ({error})"))
         })
@@ -228,7 +282,10 @@ impl Transport {
 
     /// Whether `registry` is spoken to in plain HTTP.
     pub(super) fn is_plain(&self, registry: &str) -> bool {
-        is_loopback(registry) || self.insecure.iter().any(|host| host == registry)
+        match self.hosts.get(registry) {
+            Some(host) if host.plain_http || host.has_tls_options() => host.plain_http,
+            _ => is_loopback(registry),
+        }
     }
 
     /// The HTTP client for `url`, which may be no registry's.
@@ -237,8 +294,8 @@ impl Transport {
     }
 
     fn host(&self, registry: &str) -> Arc<HostAuth> {
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(hosts.entry(registry.to_owned()).or_default())
+        let mut auth = self.auth.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(auth.entry(registry.to_owned()).or_default())
     }
 
     /// Sends `request` until there is an answer that is not a passing failure. The answer's status is one of
@@ -249,7 +306,18 @@ impl Transport {
         request: &Request<'_>,
         expected: &[StatusCode],
     ) -> Result<Response, RegistryError> {
-        let mut attempts = Attempts::new(self.retry);
+        self.send_as(self.retry, place, request, expected).await
+    }
+
+    /// As [`Transport::send`], with a policy of its own.
+    pub(super) async fn send_as(
+        &self,
+        retry: RetryPolicy,
+        place: &Place,
+        request: &Request<'_>,
+        expected: &[StatusCode],
+    ) -> Result<Response, RegistryError> {
+        let mut attempts = Attempts::new(retry);
         loop {
             match self.send_once(place, request, expected).await {
                 Ok(response) => return Ok(response),
@@ -363,8 +431,7 @@ impl Transport {
     /// The origin that the registry's credentials belong to.
     fn home(&self, place: &Place) -> Option<Url> {
         let scheme = if self.is_plain(&place.registry) { "http" } else { "https" };
-        let host =
-            if place.registry == "docker.io" { "registry-1.docker.io" } else { place.registry.as_str() };
+        let host = authority_of(&place.registry);
         Url::parse(&format!("{scheme}://{host}/")).ok()
     }
 
@@ -404,7 +471,11 @@ impl Transport {
             return Err(too_large());
         }
         let mut body = BytesMut::new();
+        let mut pace = Pace::new(self.retry.idle_max);
         while let Some(piece) = self.next_chunk(place, &mut response).await? {
+            if !pace.goes_on(piece.len()) {
+                return Err(self.timed_out(place));
+            }
             if (body.len() + piece.len()) as u64 > limit {
                 return Err(too_large());
             }
@@ -439,7 +510,12 @@ impl Transport {
         // A certificate does not get better by asking again. Whatever else happens to connections may.
         let permanent = error.is_builder() || reason.contains("certificate");
         let kind = RegistryErrorKind::Transport { reason, plain_http };
-        Failure { error: Box::new(place.error(kind)), transient: !permanent, retry_after: None }
+        Failure {
+            error: Box::new(place.error(kind)),
+            transient: !permanent,
+            unreachable: error.is_connect(),
+            retry_after: None,
+        }
     }
 
     /// The failure that an unwelcome answer is.
@@ -457,7 +533,7 @@ impl Transport {
         } else {
             RegistryErrorKind::Status { status: status.as_u16(), errors }
         };
-        Failure { error: Box::new(place.error(kind)), transient, retry_after }
+        Failure { error: Box::new(place.error(kind)), transient, unreachable: false, retry_after }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The base images that cases start from, each in two versions that differ by one file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ impl Base {
     }
 }
 
-/// Makes all of them, except Debian, which is for those who name it.
+/// Makes all of them.
 pub(crate) fn all(context: &Context) -> Vec<Base> {
     let busybox = oci::Image::read(base::busybox()).layers.remove(0);
     let path = json!(["PATH=/bin:/usr/bin"]);
@@ -49,15 +49,38 @@ pub(crate) fn all(context: &Context) -> Vec<Base> {
         "Env": path,
         "OnBuild": ["RUN echo triggered > /triggered", "COPY . /from-trigger", "ENV TRIGGERED=yes"],
     });
+    let from_trigger = json!({"Env": path, "OnBuild": ["COPY --from=busybox /etc/group /from-busybox"]});
     let make = |name: &'static str, layers: &[&[u8]], config: &Value| base_of(context, name, layers, config);
     vec![
         make("busybox", &[&busybox], &shell),
         make("configured", &[&busybox], &configured),
         make("bare", &[&busybox], &json!({})),
         make("triggers", &[&busybox], &triggers),
+        make("fromtrigger", &[&busybox], &from_trigger),
+        annotated(make("annotated", &[&busybox], &shell)),
         make("distribution", &[&busybox, &distribution()], &shell),
         without_layers(context),
     ]
+}
+
+/// Gives an image's manifest annotations.
+fn annotated(mut base: Base) -> Base {
+    for layout in &mut base.versions {
+        let blobs = layout.directory.join("blobs/sha256");
+        let manifest = std::fs::read(blobs.join(layout.digest.strip_prefix("sha256:").unwrap())).unwrap();
+        let mut manifest: Value = serde_json::from_slice(&manifest).unwrap();
+        manifest["annotations"] = json!({"org.example.base": "annotation"});
+        let manifest = manifest.to_string();
+        let digest = oci::digest(manifest.as_bytes());
+        std::fs::write(blobs.join(digest.strip_prefix("sha256:").unwrap()), &manifest).unwrap();
+        let index = layout.directory.join("index.json");
+        let mut document: Value = serde_json::from_slice(&std::fs::read(&index).unwrap()).unwrap();
+        document["manifests"][0]["digest"] = json!(digest);
+        document["manifests"][0]["size"] = json!(manifest.len());
+        std::fs::write(index, document.to_string()).unwrap();
+        layout.digest = digest;
+    }
+    base
 }
 
 fn base_of(context: &Context, name: &'static str, layers: &[&[u8]], config: &Value) -> Base {
@@ -75,6 +98,7 @@ fn base_of(context: &Context, name: &'static str, layers: &[&[u8]], config: &Val
 
 /// What other distributions' images have and a Dockerfile made for them may read.
 fn distribution() -> Vec<u8> {
+    let bash = std::fs::read("/bin/bash-static").expect("no bash: `./test` installs bash-static");
     let passwd =
         "root:x:0:0::/root:/bin/sh\nbin:x:2:2::/bin:/bin/sh\nlp:x:7:7::/:/bin/sh\nmail:x:8:8::/:/bin/sh\n";
     TarBuilder::new()
@@ -82,6 +106,8 @@ fn distribution() -> Vec<u8> {
         .file("etc/group", 0o644, b"root:x:0:\nbin:x:2:\nadm:x:4:\nlp:x:7:\nmail:x:8:\n")
         .file("etc/nsswitch.conf", 0o644, b"hosts: files dns\n")
         .file("etc/os-release", 0o644, b"ID=distribution\n")
+        .file("bin/bash", 0o755, &bash)
+        .symlink("bin/sh", "bash")
         .finish()
 }
 
@@ -97,12 +123,4 @@ fn write(context: &Context, name: &str, layers: &[&[u8]], config: &Value) -> Lay
     let directory = context.path("bases").join(name);
     let digest = oci::write_layout(&directory, layers, config);
     Layout { directory, digest }
-}
-
-/// An image that was made elsewhere; it has one version.
-pub(crate) fn existing(name: &'static str, directory: &Path) -> Base {
-    let index: Value = serde_json::from_slice(&std::fs::read(directory.join("index.json")).unwrap()).unwrap();
-    let digest = index["manifests"][0]["digest"].as_str().unwrap();
-    let layout = || Layout { directory: directory.to_owned(), digest: digest.to_owned() };
-    Base { name, versions: [layout(), layout()] }
 }

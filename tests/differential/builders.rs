@@ -58,8 +58,10 @@ fn message(stderr: &str) -> String {
 /// Builds with the program under test, with the caches in `cache`.
 pub(crate) fn crossdock(context: &Context, job: &Job<'_>, cache: &str, options: &[&str]) -> Built {
     let archive = context.path("crossdock.tar");
+    // The umask of whoever builds must not matter.
     let mut run = context
-        .crossdock()
+        .command("sh")
+        .args(["-c", "umask 077; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_crossdock")])
         .args(["build", "--progress=json"])
         .args(options)
         .current_dir(job.directory)
@@ -120,17 +122,25 @@ pub(crate) fn buildkit(context: &Context, daemon: &BuildKit, job: &Job<'_>) -> B
             .args(["--oci-layout", &format!("base{number}={}", text(&layout.directory))])
             .args(["--opt", &format!("context:{name}=oci-layout://base{number}@{}", layout.digest)]);
     }
+    let mut hosts: Vec<String> = Vec::new();
     for option in job.options {
         let (name, value) = option.split_once(' ').unwrap_or((option, ""));
-        if name == "--file" {
+        if name == "--add-host" {
+            hosts.push(value.replacen(':', "=", 1));
+        } else if name == "--file" {
             let path = Path::new(value);
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            dockerfile.0 = parent.unwrap_or(Path::new(".")).to_owned();
-            dockerfile.1 = path.file_name().unwrap().to_str().unwrap().to_owned();
+            dockerfile = (
+                parent.unwrap_or(Path::new(".")).to_owned(),
+                path.file_name().unwrap().to_str().unwrap().to_owned(),
+            );
             run = run.args(["--opt", &format!("filename={}", dockerfile.1)]);
         } else {
             run = translated(run, name, value);
         }
+    }
+    if !hosts.is_empty() {
+        run = run.args(["--opt", &format!("add-hosts={}", hosts.join(","))]);
     }
     let output = run.option_path("--local", "dockerfile=", &dockerfile.0).output();
     let ran = steps_of_buildkit(&output.stderr());
@@ -145,7 +155,6 @@ fn translated(run: Run, name: &str, value: &str) -> Run {
         "--target" | "--platform" | "--ulimit" | "--shm-size" => opt(run, format!("{}={value}", &name[2..])),
         "--no-cache-filter" => opt(run, format!("no-cache={value}")),
         "--network" => opt(run, format!("force-network-mode={value}")),
-        "--add-host" => opt(run, format!("add-hosts={}", value.replacen(':', "=", 1))),
         "--build-context" => {
             let (name, directory) = value.split_once('=').unwrap();
             opt(run, format!("context:{name}=local:{name}")).args(["--local", &format!("{name}={directory}")])
@@ -180,8 +189,9 @@ fn stage_and_number(name: &str) -> Option<(String, u32)> {
     let (stage, numbers) = head.rsplit_once(' ').unwrap_or(("", head));
     let (step, of) = numbers.split_once('/')?;
     of.parse::<u32>().ok()?;
-    // The name of an only stage is left out, except where a mount reminds BuildKit of stages.
-    let stage = if stage.is_empty() { "stage-0" } else { stage };
+    // With several platforms, theirs stand before it; the name of an only stage is left out, except where a mount
+    // reminds BuildKit of stages.
+    let stage = stage.split(' ').rfind(|word| !word.is_empty() && !word.contains('/')).unwrap_or("stage-0");
     (!command.starts_with("FROM ")).then_some((stage.to_owned(), step.parse().ok()?))
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct Case {
     pub(crate) fails: Option<String>,
     pub(crate) dockerfile: String,
     pub(crate) files: Vec<Given>,
-    setup: String,
+    pub(crate) setup: String,
     /// A directory whose files are there before all others.
     pub(crate) directory: Option<PathBuf>,
     /// Base images by the names that the Dockerfile has for them, where those are not their own.
@@ -184,6 +184,11 @@ impl Case {
         }
     }
 
+    /// Where the Dockerfile is.
+    pub(crate) fn dockerfile_path(&self) -> &str {
+        self.options.iter().find_map(|option| option.strip_prefix("--file ")).unwrap_or("Dockerfile")
+    }
+
     /// Makes the build context in an empty directory.
     pub(crate) fn write(&self, root: &Path) {
         if let Some(directory) = &self.directory {
@@ -205,7 +210,7 @@ impl Case {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(given.mode)).unwrap();
         }
         if !self.dockerfile.is_empty() {
-            std::fs::write(root.join("Dockerfile"), &self.dockerfile).unwrap();
+            std::fs::write(root.join(self.dockerfile_path()), &self.dockerfile).unwrap();
         }
         if !self.setup.is_empty() {
             run(Command::new("sh").args(["-euc", &self.setup]).current_dir(root));

@@ -149,7 +149,7 @@ impl Tree {
                 String::from_utf8_lossy(value).into_owned().clone_into(&mut mtime);
             }
         }
-        let link = entry.link_name_bytes().map(|link| link.into_owned());
+        let link = entry.link_name_bytes().map(std::borrow::Cow::into_owned);
         let header = entry.header().clone();
         let kind = match header.entry_type() {
             tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse => "file",
@@ -159,7 +159,9 @@ impl Tree {
             tar::EntryType::Block => "block",
             tar::EntryType::Fifo => "fifo",
             tar::EntryType::Link => {
-                let target = absolute(&link.unwrap());
+                let link = link.unwrap();
+                assert!(!link.starts_with(b"/"), "{path}: Docker refuses hard links with absolute targets");
+                let target = absolute(&link);
                 let linked =
                     self.entries.get(&target).unwrap_or_else(|| panic!("{path}: link to absent {target}"));
                 assert_ne!(linked.kind, "directory", "{path}: hard link to the directory {target}");

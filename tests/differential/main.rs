@@ -41,6 +41,17 @@ use support::buildkit::BuildKit;
 use variations::{CHANGES, Variation};
 
 fn main() -> ExitCode {
+    let page = Deviations::read().page();
+    if std::env::args().any(|argument| argument == "--page") {
+        print!("{page}");
+        return ExitCode::SUCCESS;
+    }
+    if std::fs::read_to_string(deviations::page_path()).ok() != Some(page) {
+        println!(
+            "docs/differences.md is not what deviations.txt says: the head of that file has the command"
+        );
+        return ExitCode::FAILURE;
+    }
     let filter: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let mut cases = cases::tables();
@@ -54,6 +65,9 @@ fn main() -> ExitCode {
             "NOT compared with BuildKit: needs root, and BUILDKIT_BIN to name a directory with buildkitd"
         );
         return ExitCode::SUCCESS;
+    }
+    if !contexts::are_there() {
+        println!("NOT built: the contexts of ../shared/data/dockerfile, which is not there");
     }
     let all_variations = !filter.is_empty() || std::env::var_os("CROSSDOCK_TEST_LONG").is_some();
     Proof::new(cases, all_variations).run()
@@ -229,7 +243,7 @@ impl Trial<'_> {
             if !theirs.ran_more_than(&ours).is_empty()
                 && let Ok(image) = &ours.outcome
             {
-                found.extend(self.from_scratch(&job, image));
+                found.extend(self.differs_from_scratch(&job, image));
             }
         }
         (ours, found)
@@ -244,7 +258,7 @@ impl Trial<'_> {
     }
 
     /// How an image differs from one that is made without any cache.
-    fn from_scratch(&self, job: &Job<'_>, image: &image::Image) -> Vec<String> {
+    fn differs_from_scratch(&self, job: &Job<'_>, image: &image::Image) -> Vec<String> {
         let scratch = crossdock(self.context, job, "scratch", &["--no-cache"]);
         self.empty("scratch");
         match &scratch.outcome {

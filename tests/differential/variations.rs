@@ -76,7 +76,7 @@ impl Variation {
     pub(crate) fn change_files(self, case: &Case, directory: &Path) {
         let run = |command: &mut Command| assert!(command.status().unwrap().success(), "{command:?}");
         if let Some(line) = self.line() {
-            let dockerfile = directory.join("Dockerfile");
+            let dockerfile = directory.join(case.dockerfile_path());
             let mut text = std::fs::read_to_string(&dockerfile).unwrap();
             text.insert_str(end_of_from(&text).expect("it was asked whether this applies"), line);
             std::fs::write(&dockerfile, text).unwrap();
@@ -119,7 +119,10 @@ fn end_of_from(text: &str) -> Option<usize> {
     let mut inside = false;
     for line in text.split_inclusive('\n') {
         offset += line.len();
-        inside |= line.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("from "));
+        inside |= line
+            .trim_start_matches('\u{feff}')
+            .get(..5)
+            .is_some_and(|start| start.eq_ignore_ascii_case("from "));
         if inside && !line.trim_end().ends_with(['\\', '`']) {
             return Some(offset);
         }

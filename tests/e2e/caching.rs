@@ -223,3 +223,27 @@ fn damage_in_the_cache_is_a_miss() {
     lab.context.crossdock().args(["cache", "verify"]).success();
     assert_eq!(before, lab.image(dockerfile).tree());
 }
+
+/// What --link adds does not depend on what is below it: with another base it is taken as it is, and the image is the
+/// one that a build without a cache gives.
+#[test]
+fn a_linked_copy_is_put_on_another_base() {
+    let lab = Lab::new();
+    lab.file("file", "1");
+    let dockerfile = |number: u32| {
+        format!(
+            "FROM busybox\nRUN echo {number} > /base\nCOPY --link file /linked/file\nRUN ls /linked > /list\n"
+        )
+    };
+    lab.image(&dockerfile(1));
+    let build = |dockerfile: &str| lab.build(dockerfile).args(["-o", "type=oci,dest=out.tar"]).success();
+    // The base is another one, and with it what runs on top; the copy in between is not made again.
+    build(&dockerfile(2)).says("1 cached, 2 run");
+    let cached = lab.image(&dockerfile(2)).tree();
+    assert_eq!(content(&cached, "linked/file"), "1\n".trim_end());
+    assert_eq!(content(&cached, "base"), "2\n");
+    // What was put on is a record by itself, which needs no tree the next time.
+    build(&dockerfile(2)).says("3 cached, 0 run");
+    lab.file("file", "2");
+    build(&dockerfile(2)).says("1 cached, 2 run");
+}

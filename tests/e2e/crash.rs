@@ -1,16 +1,18 @@
 //! Builds that die: by kill -9 at any moment, by Ctrl-C and SIGTERM. What they finished is kept, what they did not
 //! finish is nowhere, and nothing of them stays behind.
 
-use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::support::Run;
+use crate::support::aftermath::{
+    assert_empty, assert_no_mounts_below, assert_no_processes, marked_processes,
+};
 use crate::support::chance::{Chance, rounds};
 use crate::support::lab::Lab;
 use crate::support::oci::{self, content};
-use crate::support::{Run, text};
 
 /// Six steps of data and a little time each, so that there is something to interrupt.
 fn dockerfile(mark: &str) -> String {
@@ -22,45 +24,6 @@ fn dockerfile(mark: &str) -> String {
 fn signal(child: &Child, signal: Signal) {
     // The child has not been waited for, so the id is still its own.
     kill_process(Pid::from_child(child), signal).unwrap();
-}
-
-/// The processes that have the mark in their environment: those of the steps, and whatever these have started.
-fn marked_processes(mark: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        // One that ends while we look is gone, which is what we want of it.
-        let read = |what: &str| std::fs::read(entry.path().join(what)).unwrap_or_default();
-        if String::from_utf8_lossy(&read("environ")).contains(mark) {
-            let command = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
-            found.push(format!("{}: {command}", entry.path().display()));
-        }
-    }
-    found
-}
-
-/// Steps of a killed build end soon after it, without anybody's help.
-fn assert_no_processes(mark: &str) {
-    let started = Instant::now();
-    loop {
-        let left = marked_processes(mark);
-        if left.is_empty() {
-            return;
-        }
-        assert!(started.elapsed() < Duration::from_secs(10), "left running: {left:#?}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-fn assert_no_mounts_below(directory: &Path) {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let left: Vec<_> = mounts.lines().filter(|line| line.contains(text(directory))).collect();
-    assert!(left.is_empty(), "left mounted: {left:#?}");
-}
-
-fn assert_empty(directory: &Path) {
-    let left: Vec<_> =
-        walkdir::WalkDir::new(directory).min_depth(1).into_iter().map(Result::unwrap).collect();
-    assert!(left.is_empty(), "left in {}: {left:#?}", directory.display());
 }
 
 /// What no other process on this machine has in its environment.

@@ -7,38 +7,14 @@ use std::path::Path;
 
 use serde_json::json;
 
+use crate::support::base;
+use crate::support::disk::SmallDisk;
 use crate::support::lab::Lab;
 use crate::support::oci::{self, TarBuilder, content};
 use crate::support::registry::Registry;
-use crate::support::{Context, base};
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
-}
-
-/// A small file system on `directory`, unmounted when dropped; `None`, with a notice, without the right to mount.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    fn mount(context: &Context, name: &str, size: &str) -> Option<Self> {
-        let directory = context.path(name);
-        std::fs::create_dir_all(&directory).unwrap();
-        let mounted = context
-            .command("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs", text(&directory)])
-            .output();
-        if mounted.status.success() {
-            return Some(Self(directory));
-        }
-        eprintln!("SKIPPED: no right to mount a small file system");
-        None
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 const BIG: &str = "FROM busybox\nRUN head -c 8000000 /dev/urandom > /big\nRUN echo small > /small\n";

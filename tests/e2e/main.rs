@@ -4,7 +4,9 @@
 
 mod support;
 
+mod badinput;
 mod caching;
+mod checks;
 mod cli;
 mod crash;
 mod dockerfiles;

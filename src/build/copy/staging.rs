@@ -1,6 +1,6 @@
 //! The entries that a step adds to a tree, collected before they are written as a layer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::path::PathBuf;
 
@@ -43,6 +43,18 @@ pub(crate) struct Staged {
 pub(crate) struct Staging<'a, V> {
     tree: &'a V,
     added: BTreeMap<Vec<u8>, Staged>,
+    /// Files among `added` with more than one name, and whose names these are. While entries are added, only the holder
+    /// has the file; what the others say of it counts when all is finished. So an archive may have a million names of a
+    /// file, and replace it a million times.
+    groups: Vec<Group>,
+    group_of: HashMap<Vec<u8>, usize>,
+}
+
+/// The names of a file.
+#[derive(Debug)]
+struct Group {
+    holder: Vec<u8>,
+    others: BTreeSet<Vec<u8>>,
 }
 
 /// Owner and mode of directories that are made on the way.
@@ -69,7 +81,7 @@ impl NewDirectory {
 impl<V: View> View for Staging<'_, V> {
     fn lookup(&self, path: &[u8]) -> Option<Node> {
         if let Some(staged) = self.added.get(path) {
-            return Some(self.target_of(staged));
+            return Some(self.target_of(path, staged));
         }
         // Something else than a directory that was added on the way hides what the tree has below it.
         let mut above = parent(path);
@@ -87,12 +99,17 @@ impl<V: View> View for Staging<'_, V> {
 
 impl<'a, V: View> Staging<'a, V> {
     pub(crate) fn new(tree: &'a V) -> Self {
-        Self { tree, added: BTreeMap::new() }
+        Self { tree, added: BTreeMap::new(), groups: Vec::new(), group_of: HashMap::new() }
     }
 
-    fn target_of(&self, staged: &Staged) -> Node {
+    /// The name that holds the file of which `path`, or else `target`, is a name.
+    fn holder<'p>(&'p self, path: &[u8], target: &'p [u8]) -> &'p [u8] {
+        self.group_of.get(path).map_or(target, |group| &self.groups[*group].holder)
+    }
+
+    fn target_of(&self, path: &[u8], staged: &Staged) -> Node {
         match &staged.node.kind {
-            EntryKind::HardLink { target } => match self.added.get(target) {
+            EntryKind::HardLink { target } => match self.added.get(self.holder(path, target)) {
                 Some(first) => first.node.clone(),
                 None => staged.node.clone(),
             },
@@ -108,14 +125,22 @@ impl<'a, V: View> Staging<'a, V> {
         if !staged.node.is_directory() {
             self.remove_below(&path);
         }
-        self.promote_links(&path);
+        self.forget(&path);
+        if let EntryKind::HardLink { target } = &staged.node.kind {
+            let group = *self.group_of.entry(target.clone()).or_insert_with(|| {
+                self.groups.push(Group { holder: target.clone(), others: BTreeSet::new() });
+                self.groups.len() - 1
+            });
+            self.groups[group].others.insert(path.clone());
+            self.group_of.insert(path.clone(), group);
+        }
         self.added.insert(path, staged);
     }
 
     /// The name under which the file added at `path` is kept: the path itself, or the target of the link there.
     pub(crate) fn first_name(&self, path: &[u8]) -> Option<Vec<u8>> {
         match &self.added.get(path)?.node.kind {
-            EntryKind::HardLink { target } => Some(target.clone()),
+            EntryKind::HardLink { target } => Some(self.holder(path, target).to_vec()),
             EntryKind::File { .. } => Some(path.to_vec()),
             _ => None,
         }
@@ -127,16 +152,10 @@ impl<'a, V: View> Staging<'a, V> {
         self.added.insert(path.to_vec(), Staged { node: Node { metadata, kind }, content: Content::None });
     }
 
-    /// Replaces the metadata of a file that was added, which all its names share.
-    pub(crate) fn set_file_metadata(&mut self, first: &[u8], metadata: &Metadata) {
-        for (path, staged) in &mut self.added {
-            let is_name = match &staged.node.kind {
-                EntryKind::HardLink { target } => target == first,
-                _ => path == first,
-            };
-            if is_name {
-                staged.node.metadata = metadata.clone();
-            }
+    /// Replaces the metadata of the file that is added at `holder`, which all its names share.
+    pub(crate) fn set_file_metadata(&mut self, holder: &[u8], metadata: &Metadata) {
+        if let Some(staged) = self.added.get_mut(holder) {
+            staged.node.metadata = metadata.clone();
         }
     }
 
@@ -150,29 +169,21 @@ impl<'a, V: View> Staging<'a, V> {
             .cloned()
             .collect();
         for path in below {
-            self.promote_links(&path);
-            self.added.remove(&path);
+            self.forget(&path);
         }
     }
 
-    /// If the file added at `path` has other names, the next of them becomes the first.
-    fn promote_links(&mut self, path: &[u8]) {
-        let Some(Staged { node: Node { kind: EntryKind::File { .. }, .. }, .. }) = self.added.get(path)
-        else {
+    /// Removes what was added at `path`. If that is a file with other names, the next of them holds it from now on.
+    fn forget(&mut self, path: &[u8]) {
+        let Some(gone) = self.added.remove(path) else { return };
+        let Some(group) = self.group_of.remove(path).and_then(|group| self.groups.get_mut(group)) else {
             return;
         };
-        let link =
-            |staged: &Staged| matches!(&staged.node.kind, EntryKind::HardLink { target } if target == path);
-        let names: Vec<Vec<u8>> =
-            self.added.iter().filter(|(_, staged)| link(staged)).map(|(name, _)| name.clone()).collect();
-        let Some((first, rest)) = names.split_first() else { return };
-        if let Some(file) = self.added.get(path).cloned() {
-            self.added.insert(first.clone(), file);
-        }
-        for name in rest {
-            if let Some(staged) = self.added.get_mut(name) {
-                staged.node.kind = EntryKind::HardLink { target: first.clone() };
-            }
+        if group.holder != path {
+            group.others.remove(path);
+        } else if let Some(next) = group.others.pop_first() {
+            group.holder.clone_from(&next);
+            self.added.insert(next, gone);
         }
     }
 
@@ -198,7 +209,19 @@ impl<'a, V: View> Staging<'a, V> {
     /// Everything that was added, in an order in which a tar can hold it: parents first, the target of a hard link
     /// before it. Parents that were not added come as implied directories with the tree's metadata, because stock
     /// clients make missing ones with modes of their own.
-    pub(crate) fn finish(self) -> Vec<(Vec<u8>, Staged)> {
+    pub(crate) fn finish(mut self) -> Vec<(Vec<u8>, Staged)> {
+        // The first name in this order must hold the file.
+        for Group { holder, mut others } in self.groups {
+            let Some(file) = self.added.get(&holder).cloned() else { continue };
+            others.insert(holder);
+            let Some(first) = others.pop_first() else { continue };
+            for name in others {
+                let kind = EntryKind::HardLink { target: first.clone() };
+                let node = Node { metadata: file.node.metadata.clone(), kind };
+                self.added.insert(name, Staged { node, content: Content::None });
+            }
+            self.added.insert(first, file);
+        }
         let mut all = self.added;
         let mut implied = BTreeMap::new();
         for path in all.keys() {
@@ -212,30 +235,6 @@ impl<'a, V: View> Staging<'a, V> {
             }
         }
         all.append(&mut implied);
-        // The first name in this order must hold the file.
-        let first_names: BTreeMap<Vec<u8>, Vec<u8>> = {
-            let mut first: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-            for (path, staged) in &all {
-                if let EntryKind::HardLink { target } = &staged.node.kind
-                    && path < target
-                {
-                    first.entry(target.clone()).or_insert_with(|| path.clone());
-                }
-            }
-            first
-        };
-        for (target, first) in first_names {
-            let Some(file) = all.get(&target).cloned() else { continue };
-            for staged in all.values_mut() {
-                if matches!(&staged.node.kind, EntryKind::HardLink { target: old } if *old == target) {
-                    staged.node.kind = EntryKind::HardLink { target: first.clone() };
-                }
-            }
-            let link = EntryKind::HardLink { target: first.clone() };
-            let node = Node { metadata: file.node.metadata.clone(), kind: link };
-            all.insert(target, Staged { node, content: Content::None });
-            all.insert(first, file);
-        }
         all.into_iter().collect()
     }
 }

@@ -1,12 +1,16 @@
 //! From a Dockerfile to the stages that a target needs, before anything is known of base images.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::env::{Variables, argument, platform_arguments};
+use super::lint;
+use super::outline::Capture;
 use super::{ImageSpec, Input, SourceSpec};
 use crate::build::options::{BuildRequest, NamedContext};
 use crate::build::remotes::RemoteSpec;
+use crate::context::ignore::Ignore;
 use crate::dockerfile::expand::Lexer;
+use crate::dockerfile::lint::Linter;
 use crate::dockerfile::{self, Dockerfile, DockerfileError, Instruction, Lines, Spanned};
 use crate::image::ImageConfig;
 use crate::platform::Platform;
@@ -28,6 +32,16 @@ pub(crate) struct Draft<'a> {
     pub(super) sources: Vec<SourceSpec>,
     /// Configurations of the images among `sources`, as they become known.
     pub(super) configs: HashMap<usize, ImageConfig>,
+    /// Images among `sources` whose configuration could not be had; an empty one stands for it.
+    pub(super) unknown: HashSet<usize>,
+    /// Takes what is questionable.
+    pub(super) lint: Linter,
+    /// The rules of the context's ignore file, for checks.
+    pub(super) ignore: Option<Ignore>,
+    /// All stages count as needed.
+    pub(super) all_stages: bool,
+    /// What is known of the arguments before the first FROM.
+    pub(super) capture: Capture,
     rounds: usize,
 }
 
@@ -44,6 +58,8 @@ pub(super) struct StageDraft {
     pub(super) commands: Vec<Command>,
     /// What `COPY --from` and `RUN --mount=from` name, resolved.
     pub(super) inputs: BTreeMap<String, Input>,
+    /// The arguments that FROM uses.
+    pub(super) used_args: BTreeSet<String>,
     triggers_done: bool,
 }
 
@@ -68,6 +84,7 @@ impl<'a> Draft<'a> {
     pub(crate) fn new(
         dockerfile: &'a Dockerfile,
         request: &'a BuildRequest,
+        lint: &Linter,
     ) -> Result<Self, DockerfileError> {
         let build_platform = Platform::host();
         let target_platform = request.platform.clone().unwrap_or_else(|| build_platform.clone());
@@ -76,20 +93,25 @@ impl<'a> Draft<'a> {
         let target_name = request.target.as_deref().or(last_name).unwrap_or_default();
         let mut globals =
             platform_arguments(&build_platform, &target_platform, target_name, &request.build_args);
+        lint::default_images(dockerfile, lexer, globals.clone(), lint);
+        let mut capture = Capture::default();
         for declared in &dockerfile.meta_args {
+            let mut parts = BTreeSet::new();
             let value = match (argument(&request.build_args, &declared.node.name), &declared.node.default) {
-                (Some(given), _) => given.to_owned(),
+                (Some(given), _) => Some(given.to_owned()),
                 (None, Some(default)) => {
-                    lexer
-                        .word(default, &globals)
-                        .map_err(|error| {
-                            DockerfileError::at(&dockerfile.source, declared.lines, error.to_string())
-                        })?
-                        .text
+                    let expanded = lexer.word(default, &globals).map_err(|error| {
+                        DockerfileError::at(&dockerfile.source, declared.lines, error.to_string())
+                    })?;
+                    parts = expanded.used;
+                    Some(expanded.text)
                 }
-                (None, None) => continue,
+                (None, None) => None,
             };
-            globals.set(declared.node.name.clone(), value);
+            capture.global(dockerfile, &declared.node.name, value.as_deref(), declared.lines, parts);
+            if let Some(value) = value {
+                globals.set(declared.node.name.clone(), value);
+            }
         }
         let mut draft = Self {
             dockerfile,
@@ -101,6 +123,11 @@ impl<'a> Draft<'a> {
             target: 0,
             sources: Vec::new(),
             configs: HashMap::new(),
+            unknown: HashSet::new(),
+            lint: lint.clone(),
+            ignore: None,
+            all_stages: false,
+            capture,
             rounds: 0,
         };
         let mut names: HashMap<String, usize> = HashMap::new();
@@ -138,7 +165,10 @@ impl<'a> Draft<'a> {
     ) -> Result<StageDraft, DockerfileError> {
         let error = |message: String| DockerfileError::at(&self.dockerfile.source, stage.lines, message);
         let expand = |text: &str| self.lexer.word(text, &self.globals);
-        let base_name = expand(&stage.from.image).map_err(|cause| error(cause.to_string()))?.text;
+        let lint = self.lint.above(self.dockerfile.comments_above(stage.lines));
+        let expanded = expand(&stage.from.image).map_err(|cause| error(cause.to_string()))?;
+        lint::from_arguments(self.dockerfile, &self.globals, &expanded, stage.lines, &lint);
+        let (base_name, mut used_args) = (expanded.text, expanded.used);
         if base_name.is_empty() {
             let message = format!("base name ({}) should not be blank", stage.from.image);
             return Err(error(message)
@@ -147,7 +177,11 @@ impl<'a> Draft<'a> {
         }
         let mut platform = target_platform.clone();
         if let Some(raw) = &stage.from.platform {
-            let text = expand(raw).map_err(|cause| error(cause.to_string()))?.text;
+            let expanded = expand(raw).map_err(|cause| error(cause.to_string()))?;
+            lint::from_arguments(self.dockerfile, &self.globals, &expanded, stage.lines, &lint);
+            lint::from_platform(stage, &expanded, &self.globals, &lint);
+            used_args.extend(expanded.used);
+            let text = expanded.text;
             if text.is_empty() {
                 return Err(error(format!("empty platform value from expression {raw}")).word(raw));
             }
@@ -184,6 +218,7 @@ impl<'a> Draft<'a> {
             platform,
             commands,
             inputs: BTreeMap::new(),
+            used_args,
             triggers_done: false,
         })
     }
@@ -243,7 +278,7 @@ impl<'a> Draft<'a> {
 
     /// The named context that stands for an image name: names are compared in their familiar form, without
     /// `:latest` (`dockerui/namedcontext.go`).
-    fn named_context(&self, name: &str) -> Option<&NamedContext> {
+    pub(super) fn named_context(&self, name: &str) -> Option<&NamedContext> {
         let familiar = |name: &str| {
             let reference: Option<Reference> = name.parse().ok();
             let text = reference.map_or_else(|| name.to_owned(), |reference| reference.familiar());
@@ -332,6 +367,9 @@ impl<'a> Draft<'a> {
 
     /// The stages that the target needs, itself included.
     pub(super) fn reachable(&self) -> BTreeSet<usize> {
+        if self.all_stages {
+            return (0..self.stages.len()).collect();
+        }
         let mut reachable = BTreeSet::new();
         let mut todo = vec![self.target];
         while let Some(number) = todo.pop() {
@@ -389,6 +427,31 @@ impl<'a> Draft<'a> {
         config.extra.retain(|key, _| key == "os.features");
         config.config.extra.clear();
         self.configs.insert(source, config);
+    }
+
+    /// Goes on without the configuration of an image: what depends on it is not checked.
+    pub(crate) fn do_without(&mut self, source: usize) {
+        if let SourceSpec::Image { platform, .. } = &self.sources[source] {
+            self.configs.insert(source, ImageConfig::new(platform));
+            self.unknown.insert(source);
+        }
+    }
+
+    /// Takes all stages for needed, not only those of the target.
+    pub(crate) fn need_all(&mut self) {
+        self.all_stages = true;
+    }
+
+    /// Checks copies against the rules of an ignore file.
+    pub(crate) fn check_ignored(&mut self, ignore: Option<Ignore>) {
+        self.ignore = ignore;
+    }
+
+    /// Whether a named context takes the place of stage `number`, or of its base.
+    pub(super) fn is_replaced(&self, number: usize) -> bool {
+        let name = self.dockerfile.stages[number].from.name.as_ref();
+        name.is_some_and(|name| self.request.build_contexts.contains_key(name))
+            || self.named_context(&self.stages[number].base_name).is_some()
     }
 
     /// Puts the `ONBUILD` triggers of base images in front of the stages' instructions. They may need more images:

@@ -3,15 +3,18 @@
 mod add;
 mod run;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::draft::{Base, Command, Draft, StageDraft};
 use super::env::{Variables, argument};
 use super::history::{go_duration, plain_list, quoted_list};
+use super::lint::{self, Once};
+use super::outline::Capture;
 use super::{CopyOp, Input, Op, Plan, PlannedStage, PlannedStep, RemoteAdd, SourceSpec, Start, WorkdirOp};
 use crate::build::copy::view::clean;
 use crate::dockerfile::expand::Lexer;
+use crate::dockerfile::lint::{Finding, Linter, is_sensitive};
 use crate::dockerfile::{
     Chmod, CommandLine, Copy, DockerfileError, Healthcheck, Heredoc, Instruction, Lines, Spanned,
 };
@@ -26,7 +29,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
 
 /// Arguments that do not enter the environment of commands.
-const NOT_IN_ENVIRONMENT: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+pub(super) const NOT_IN_ENVIRONMENT: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
 /// The state of a stage after some of its instructions.
 #[derive(Debug, Clone)]
@@ -35,6 +38,10 @@ struct State {
     declared: Vec<(String, Option<String>)>,
     image: ImageConfig,
     cwd: String,
+    /// A WORKDIR was given in this Dockerfile.
+    has_workdir: bool,
+    /// The base's environment is not known, so that no variable can be told to be undefined.
+    is_unknown: bool,
 }
 
 impl Draft<'_> {
@@ -48,6 +55,7 @@ impl Draft<'_> {
             context: None,
             sources: self.sources.clone(),
             names: Vec::new(),
+            captures: HashMap::new(),
         };
         let mut stages = Vec::new();
         for number in reachable {
@@ -55,12 +63,13 @@ impl Draft<'_> {
             lowering.numbers.insert(number, stages.len());
             stages.push(stage);
         }
-        let Lowering { numbers, sources, names, .. } = lowering;
+        let Lowering { numbers, sources, names, captures, .. } = lowering;
+        let outline = self.outline(&captures);
         let target = numbers[&self.target];
         for (name, value) in &self.request.labels {
             stages[target].image.config.labels.insert(name.clone(), value.clone());
         }
-        Ok(Plan { stages, target, sources, names })
+        Ok(Plan { stages, target, sources, names, outline })
     }
 }
 
@@ -73,6 +82,7 @@ struct Lowering<'d, 'a> {
     context: Option<usize>,
     sources: Vec<SourceSpec>,
     names: Vec<String>,
+    captures: HashMap<usize, Capture>,
 }
 
 /// Everything needed while one stage is lowered.
@@ -87,6 +97,10 @@ struct StageLowering<'l, 'd, 'a> {
     total: usize,
     named: usize,
     is_trigger: bool,
+    /// Takes what is questionable about the instruction.
+    lint: Linter,
+    once: Once,
+    capture: Capture,
     slots: HashMap<&'static str, usize>,
 }
 
@@ -112,6 +126,9 @@ impl<'d, 'a> Lowering<'d, 'a> {
                 None => State::of(empty_image(&platform)),
             },
         };
+        if let Base::Source(source) = drafted.base {
+            state.is_unknown = draft.unknown.contains(&source);
+        }
         if state.env.get("PATH").is_none() {
             state.set_env("PATH", DEFAULT_PATH);
         }
@@ -141,6 +158,9 @@ impl<'d, 'a> Lowering<'d, 'a> {
             has_cmd: false,
             named: 0,
             is_trigger: false,
+            lint: draft.lint.clone(),
+            once: Once::default(),
+            capture: draft.first_capture(number),
             slots: HashMap::new(),
         };
         let start_step = from_source.then(|| {
@@ -152,12 +172,19 @@ impl<'d, 'a> Lowering<'d, 'a> {
         }
         for command in &drafted.commands {
             lowering.is_trigger = command.is_trigger;
+            // Triggers come from elsewhere, without comments.
+            lowering.lint = if command.is_trigger {
+                draft.lint.clone()
+            } else {
+                draft.lint.above(draft.dockerfile.comments_above(command.instruction.lines))
+            };
             lowering.instruction(&command.instruction)?;
         }
-        let StageLowering { state, steps, .. } = lowering;
+        let StageLowering { state, steps, capture, .. } = lowering;
         let filters = &draft.request.no_cache_filter;
         let no_cache =
             draft.request.no_cache || filters.iter().any(|name| name.eq_ignore_ascii_case(&drafted.label));
+        self.captures.insert(number, capture);
         self.states.insert(number, state.clone());
         Ok(PlannedStage { start, start_step, platform, steps, image: state.image, no_cache })
     }
@@ -188,7 +215,7 @@ impl State {
             env.set(name, value);
         }
         let cwd = absolute("/", &image.config.working_dir);
-        Self { env, declared: Vec::new(), image, cwd }
+        Self { env, declared: Vec::new(), image, cwd, has_workdir: false, is_unknown: false }
     }
 
     /// Sets a variable in the image's configuration too, in place if it is there.
@@ -254,8 +281,24 @@ impl StageLowering<'_, '_, '_> {
 
     fn expand_with(&self, lexer: Lexer, lines: Lines, text: &str) -> Result<String, DockerfileError> {
         match lexer.word(text, &self.state.env) {
-            Ok(expanded) => Ok(expanded.text),
+            Ok(expanded) => {
+                self.check_defined(&expanded.unmatched, lines);
+                Ok(expanded.text)
+            }
             Err(error) => Err(self.error(lines, error.to_string()).word(text)),
+        }
+    }
+
+    fn check_defined(&self, unmatched: &BTreeSet<String>, lines: Lines) {
+        if !self.state.is_unknown {
+            lint::undefined(unmatched, &self.state.declared, &self.state.env, lines, &self.lint);
+        }
+    }
+
+    /// A variable of ARG or ENV should hold no secret.
+    fn check_secret(&self, keyword: &str, name: &str, lines: Lines) {
+        if is_sensitive(name) {
+            self.lint.report(Finding::secrets_used_in_arg_or_env(keyword, name), lines);
         }
     }
 
@@ -321,17 +364,26 @@ impl StageLowering<'_, '_, '_> {
 
     fn instruction(&mut self, instruction: &Spanned<Instruction>) -> Result<(), DockerfileError> {
         let lines = instruction.lines;
+        self.once.check(instruction, &self.lint);
         match &instruction.node {
             Instruction::Arg(declarations) => {
                 let mut texts = Vec::new();
                 for declared in declarations {
                     let name = declared.name.clone();
+                    self.check_secret("ARG", &name, lines);
+                    let dockerfile = self.all.draft.dockerfile;
+                    let mut is_global = false;
                     let value = match (argument(&self.all.draft.request.build_args, &name), &declared.default)
                     {
                         (Some(given), _) => Some(given.to_owned()),
                         (None, Some(default)) => Some(self.expand(lines, default)?),
-                        (None, None) => self.all.draft.globals.get(&name).map(str::to_owned),
+                        (None, None) => {
+                            let value = self.all.draft.globals.get(&name).map(str::to_owned);
+                            is_global = value.is_some();
+                            value
+                        }
                     };
+                    self.capture.declared(dockerfile, &name, value.as_deref(), lines, is_global);
                     if let Some(value) = &value
                         && !NOT_IN_ENVIRONMENT.contains(&name.as_str())
                     {
@@ -352,6 +404,8 @@ impl StageLowering<'_, '_, '_> {
                     if name.is_empty() {
                         return Err(self.error(lines, "ENV names can not be blank"));
                     }
+                    self.check_legacy(instruction);
+                    self.check_secret("ENV", name, lines);
                     self.state.set_env(name, value);
                     text.push_str(&format!(" {name}={value}"));
                 }
@@ -359,6 +413,7 @@ impl StageLowering<'_, '_, '_> {
             }
             Instruction::Label(pairs) => {
                 let pairs = self.expand_pairs(lines, pairs)?;
+                self.check_legacy(instruction);
                 let mut text = String::from("LABEL");
                 let labels = &mut self.state.image.config.labels;
                 for (name, value) in pairs {
@@ -372,6 +427,10 @@ impl StageLowering<'_, '_, '_> {
             Instruction::Add(add) => self.add(instruction, add)?,
             Instruction::Workdir(path) => {
                 let written = self.expand(lines, path)?;
+                if !self.state.has_workdir && !written.starts_with('/') {
+                    self.lint.report(Finding::workdir_relative_path(&written), lines);
+                }
+                self.state.has_workdir = true;
                 let path = absolute(&self.state.cwd, &written);
                 // An absolute path stays in the configuration as it is written.
                 let shown = if written.starts_with('/') { written } else { path.clone() };
@@ -390,6 +449,7 @@ impl StageLowering<'_, '_, '_> {
                 self.state.image.config.user = user;
             }
             Instruction::Cmd(command) => {
+                self.check_json(instruction, command);
                 let args = self.command_line(command);
                 self.history(format!("CMD {}", quoted_list(&args)), false);
                 self.state.image.config.cmd = args;
@@ -397,6 +457,7 @@ impl StageLowering<'_, '_, '_> {
                 self.has_cmd = true;
             }
             Instruction::Entrypoint(command) => {
+                self.check_json(instruction, command);
                 let args = self.command_line(command);
                 self.history(format!("ENTRYPOINT {}", quoted_list(&args)), false);
                 self.state.image.config.entrypoint = args;
@@ -417,9 +478,11 @@ impl StageLowering<'_, '_, '_> {
                 let mut all = Vec::new();
                 for word in words {
                     let ports = crate::dockerfile::parse_port(&word);
-                    all.extend(
-                        ports.map_err(|cause| self.error(lines, cause.to_string()).word(&word))?.ports,
-                    );
+                    let ports = ports.map_err(|cause| self.error(lines, cause.to_string()).word(&word))?;
+                    for finding in ports.findings {
+                        self.lint.report(finding, lines);
+                    }
+                    all.extend(ports.ports);
                 }
                 self.state.image.config.exposed_ports.extend(all.iter().cloned());
                 self.history(format!("EXPOSE {}", plain_list(&all)), false);
@@ -453,6 +516,21 @@ impl StageLowering<'_, '_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// ENV and LABEL should have `=` between name and value.
+    fn check_legacy(&self, instruction: &Spanned<Instruction>) {
+        let escape = if self.is_trigger { '\\' } else { self.all.draft.lexer.escape };
+        if instruction.is_legacy(escape) {
+            self.lint.report(Finding::legacy_key_value_format(instruction.keyword()), instruction.lines);
+        }
+    }
+
+    /// CMD and ENTRYPOINT should be JSON, unless the stage says itself which shell it means.
+    fn check_json(&self, instruction: &Spanned<Instruction>, command: &CommandLine) {
+        if matches!(command, CommandLine::Shell(_)) && self.state.image.config.shell.is_empty() {
+            self.lint.report(Finding::json_args_recommended(instruction.keyword()), instruction.lines);
+        }
     }
 
     fn shell(&self) -> Vec<String> {
@@ -535,7 +613,19 @@ impl StageLowering<'_, '_, '_> {
             unpack: false,
             remotes: Vec::new(),
         };
-        self.copy_files(instruction, "COPY", input, &common)
+        let from_context = copy.from.is_none();
+        self.copy_files(instruction, "COPY", input, &common)?;
+        self.check_copied(instruction, "Copy", from_context);
+        Ok(())
+    }
+
+    /// What the step that was added last copies from the context should be there.
+    fn check_copied(&self, instruction: &Spanned<Instruction>, command: &str, from_context: bool) {
+        let Some(PlannedStep { op: Op::Copy(op), .. }) = self.steps.last() else { return };
+        let Some(ignore) = self.all.draft.ignore.as_ref().filter(|_| from_context) else { return };
+        for source in &op.sources {
+            lint::copied(command, source, ignore, instruction.lines, &self.lint);
+        }
     }
 
     fn copy_files(
@@ -570,6 +660,7 @@ impl StageLowering<'_, '_, '_> {
             }
             written_sources.push(source);
         }
+        let written = self.expand(lines, common.destination)?;
         let mut files = Vec::new();
         for heredoc in common.heredocs {
             let mut body = heredoc.body();
@@ -578,7 +669,6 @@ impl StageLowering<'_, '_, '_> {
             }
             files.push((heredoc.name.clone(), body.into_bytes()));
         }
-        let written = self.expand(lines, common.destination)?;
         let mut history = String::from(keyword);
         for (flag, value) in [
             (" --parents", common.parents.then_some("")),

@@ -6,7 +6,9 @@
 mod draft;
 mod env;
 mod history;
+mod lint;
 mod lower;
+mod outline;
 
 use std::path::PathBuf;
 
@@ -21,6 +23,7 @@ use crate::reference::Reference;
 pub(crate) use draft::Draft;
 pub(crate) use env::argument;
 pub(crate) use lower::is_named_owner;
+pub use outline::{Outline, OutlineArg, OutlineMount};
 
 /// Everything that has to be done for one target.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) sources: Vec<SourceSpec>,
     /// The steps' names, by [`StepId`].
     pub(crate) names: Vec<String>,
+    /// What the target can be given.
+    pub(crate) outline: Outline,
 }
 
 /// Something that a build takes from outside.

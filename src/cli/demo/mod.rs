@@ -135,6 +135,7 @@ fn build(
         readonly: false,
         scopes: vec![Scope::default()],
         docker_config: None,
+        registries: crate::registry::Hosts::new(),
         git: Git::default(),
     };
     let text = fs::read(checkout.join(dockerfile)).map_err(CliError::system)?;

@@ -364,7 +364,12 @@ impl Mounter<'_> {
             }
             StepMount::Secret { target, data, mode, uid, gid } => {
                 let file = self.memory_file(&format!("secret{index}"), data, *mode, *uid, *gid)?;
-                self.bind(&file, target, true)
+                let mount = clone_read_only(&file).doing(what)?;
+                // As in BuildKit, what nobody may execute cannot be executed by another way either.
+                if mode & 0o111 == 0 {
+                    sys::mount_setattr_recursive(&mount, sys::ATTR_NO_EXEC).doing(what)?;
+                }
+                self.attach_at(&mount, target, Kind::File)
             }
             StepMount::Socket { source, target } => self.bind(&open_host(source).doing(what)?, target, false),
             StepMount::File { target, data, mode } => {

@@ -210,7 +210,7 @@ fn sizes_above_8_gib_and_large_ids_go_into_pax() {
         device: (0, 0),
     };
     header_of.append(&mut header).unwrap();
-    let mut reader = tar_read::TarReader::new(&*header);
+    let mut reader = TarReader::new(&*header);
     let entry = reader.next().unwrap().unwrap();
     assert_eq!((entry.size, entry.metadata.uid, entry.metadata.gid), (9 << 30, 3_000_000, 3_000_000));
 }

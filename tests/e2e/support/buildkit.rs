@@ -51,6 +51,23 @@ impl BuildKit {
         context.command(&self.client).args(["--addr", &self.socket])
     }
 
+    /// What stands for the image `busybox` in a build.
+    pub(crate) fn busybox() -> String {
+        let index = std::fs::read(base::busybox().join("index.json")).unwrap();
+        let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+        format!("oci-layout://base@{}", index["manifests"][0]["digest"].as_str().unwrap())
+    }
+
+    /// Asks the frontend what `tests/tools/buildkit/subrequests` asks; a program beside buildkitd.
+    pub(crate) fn subrequests(&self, context: &Context, questions: &str) -> String {
+        // The program opens the layout as a store, which writes into it.
+        let layout = context.path("buildkit-busybox");
+        context.command("cp").arg("-r").arg(base::busybox()).arg(&layout).success();
+        let program = self.client.with_file_name("subrequests");
+        let output = context.command(program).arg(&self.socket).arg(layout).stdin(questions).success();
+        output.stdout()
+    }
+
     /// Builds the Dockerfile of a directory over the busybox base, from nothing, into a plain tar.
     pub(crate) fn build(&self, context: &Context, directory: &Path, tar: &Path) -> Output {
         let busybox = base::busybox();

@@ -21,9 +21,12 @@ impl Lab {
         Self { context }
     }
 
-    /// Writes a file of the build context.
+    /// Writes a file of the build context, at one stroke: another build may be reading what is there.
     pub(crate) fn file(&self, path: &str, content: impl AsRef<[u8]>) -> &Self {
-        self.context.write_mode(format!("project/{path}"), content, 0o644);
+        let fresh = self.context.write_mode("fresh-file", content, 0o644);
+        let path = self.path(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::rename(fresh, path).unwrap();
         self
     }
 

@@ -3,9 +3,12 @@
 
 #![allow(dead_code, reason = "a test file uses what it needs of this")]
 
+pub(crate) mod aftermath;
 pub(crate) mod base;
 pub(crate) mod buildkit;
 pub(crate) mod chance;
+pub(crate) mod disk;
+pub(crate) mod hostile;
 pub(crate) mod http;
 pub(crate) mod lab;
 pub(crate) mod oci;

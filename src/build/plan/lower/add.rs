@@ -84,7 +84,9 @@ impl StageLowering<'_, '_, '_> {
             unpack: has_files && add.unpack.unwrap_or(true),
             remotes,
         };
-        self.copy_files(instruction, "ADD", input, &common)
+        self.copy_files(instruction, "ADD", input, &common)?;
+        self.check_copied(instruction, "Add", true);
+        Ok(())
     }
 
     fn file_checksum(&self, lines: Lines, text: &str) -> Result<Digest, DockerfileError> {

@@ -49,10 +49,18 @@ impl StageLowering<'_, '_, '_> {
         let mut mounts = Vec::new();
         for raw in &run.mounts {
             let mount = raw.resolve(|text| match self.all.draft.lexer.word(text, &self.state.env) {
-                Ok(expanded) => Ok(expanded.text),
+                Ok(expanded) => {
+                    self.check_defined(&expanded.unmatched, lines);
+                    Ok(expanded.text)
+                }
                 Err(cause) => Err(MountFailure { message: cause.to_string(), hint: None }),
             });
             let mount = mount.map_err(|cause| self.mount_error(lines, cause))?;
+            match &mount {
+                Mount::Secret { id, required, .. } => self.capture.secret(id, *required, lines),
+                Mount::Ssh { id, required, .. } => self.capture.ssh(id, *required, lines),
+                _ => {}
+            }
             mounts.push(self.mount(lines, mount)?);
         }
         let proxy = proxy_variables(&request.build_args);
