@@ -235,10 +235,10 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::build::ContextSource;
-    use crate::build::Destination;
+    use crate::build::{ContextSource, Destination, RemoteDockerfile};
     use crate::cli::args::{Cli, Command};
     use crate::cli::error::ExitStatus;
+    use crate::context::remote::RemoteSource;
 
     /// A directory with a Dockerfile, as the working directory.
     struct Project {
@@ -384,6 +384,8 @@ mod tests {
             ("--attest type=sbom,generator=x .", "--attest"),
             ("--secret id=a,src=- -f - .", "cannot both be standard input"),
             ("-f - -", "both"),
+            ("-f x -", "tar c . | crossdock build"),
+            ("https://example.com/a.git?depth=1", "unexpected query"),
             ("-o - -o type=tar,dest=- .", "only one output"),
             ("-q -o - .", "--progress quiet"),
             ("--compression zstd -o type=image,compression=gzip .", "different compressions"),
@@ -406,9 +408,38 @@ mod tests {
             assert_eq!(status, ExitStatus::Failure, "{line}: {text}");
             assert!(text.contains(part), "{line}: {text}");
         }
-        let mut tar = vec![0; 512];
-        tar[257..262].copy_from_slice(b"ustar");
-        assert!(project.build_with("-", &tar).unwrap_err().render(false).contains("tar"));
+    }
+
+    #[test]
+    fn contexts_are_fetched_where_no_directory_is_meant() {
+        let project = Project::new().file("github.com/a/b/Dockerfile", "FROM x\n").file("local", "FROM y\n");
+        let request = project.build("https://e.com/a.git#main:sub");
+        assert!(matches!(request.context, ContextSource::Remote(RemoteSource::Git(_))));
+        assert_eq!(request.remote_dockerfile, Some(RemoteDockerfile::InContext(None)));
+        let request = project.build("-f sub/x.Dockerfile github.com/a/c");
+        assert!(matches!(request.context, ContextSource::Remote(RemoteSource::Git(_))));
+        let inside = RemoteDockerfile::InContext(Some("sub/x.Dockerfile".to_owned()));
+        assert_eq!(request.remote_dockerfile, Some(inside));
+        // A directory of that name comes first.
+        let request = project.build("github.com/a/b");
+        assert!(matches!(request.context, ContextSource::Directory(_)));
+        let file = project.environment.directory.join("local");
+        let request = project.build(&format!("-f {} https://e.com/a.tar", file.display()));
+        assert_eq!((request.remote_dockerfile, &request.dockerfile.text[..]), (None, &b"FROM y\n"[..]));
+        let request = project.build_with("-f - https://e.com/a.tar", b"FROM z\n").unwrap();
+        assert_eq!((request.remote_dockerfile, &request.dockerfile.text[..]), (None, &b"FROM z\n"[..]));
+        let request = project.build("-f https://e.com/Dockerfile github.com/a/b");
+        let url = RemoteDockerfile::Url("https://e.com/Dockerfile".to_owned());
+        assert_eq!(request.remote_dockerfile, Some(url));
+        let mut tar = tar::Builder::new(Vec::new());
+        tar.append_dir("d", &project.environment.directory).unwrap();
+        let tar = tar.into_inner().unwrap();
+        let cache = project.environment.directory.join("cache");
+        let line = format!("--local-cache {} -", cache.display());
+        let request = project.build_with(&line, &tar).unwrap();
+        let ContextSource::Archive(archive) = &request.context else { panic!("{:?}", request.context) };
+        assert_eq!((archive.size, archive.digest), (tar.len() as u64, crate::digest::Digest::of(&tar)));
+        assert_eq!(fs::read_dir(cache).unwrap().count(), 0, "the archive has no name");
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod random;
 mod registry;
 mod secrets;
 mod self_check;
+mod sources;
 mod ssh;
 mod steps;
 mod users;
