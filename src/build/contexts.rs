@@ -12,11 +12,15 @@ use crate::context::pattern::has_wildcard;
 use crate::context::scan::{ScanError, Wanted, scan};
 use crate::digest::Digest;
 use crate::dockerfile::Mount;
+use crate::hint::Hint;
 use crate::layer::{Timestamp, Toc};
 use crate::tree::{Tree, TreeError};
 
 /// An ignore file larger than this is a mistake; the Dockerfile has the same bound.
 const IGNORE_BYTES_MAX: u64 = 16 << 20;
+
+/// More remembered digests are not read: those of some millions of files.
+const HASHES_BYTES_MAX: u64 = 1 << 30;
 
 /// A scanned directory context.
 #[derive(Debug)]
@@ -50,6 +54,16 @@ pub(crate) enum ContextError {
     Io { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Ignore(#[from] IgnoreError),
+}
+
+impl Hint for ContextError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Scan(error) => error.hint(),
+            Self::Ignore(error) => error.hint(),
+            Self::Tree(_) | Self::Io { .. } => None,
+        }
+    }
 }
 
 /// What the plan's steps read of the source `number`: only that is scanned, as BuildKit transfers only that.
@@ -117,8 +131,11 @@ pub(crate) fn load(
     let (ignore, ignore_name) = ignore_rules(&root, ignore)?;
     let name = Digest::of(std::os::unix::ffi::OsStrExt::as_bytes(root.as_os_str()));
     let hashes_file = hashes_dir.join(name.hex());
-    let mut hashes =
-        fs_err::read(&hashes_file).ok().and_then(|data| HashCache::decode(&data).ok()).unwrap_or_default();
+    let mut hashes = read_small(&hashes_file, HASHES_BYTES_MAX)
+        .ok()
+        .flatten()
+        .and_then(|data| HashCache::decode(&data).ok())
+        .unwrap_or_default();
     let entries = scan(&root, &ignore, wanted, &mut hashes, now)?;
     if hashes.is_changed() {
         // A cache of a cache: a build goes on without it.

@@ -1,6 +1,6 @@
 //! The engine: what every build on this machine uses, and a build from top to bottom.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,8 +28,12 @@ use crate::record::{Bundle, BundleName, Key, Preimage, Record, Value};
 use crate::registry;
 use crate::store::Cache;
 
-/// How often a build is begun again because the cache lost something in the middle of it.
+/// How often the cache may lose the same blob in the middle of one build, which is begun again each time.
 const ATTEMPTS_MAX: u32 = 4;
+
+/// An attempt ends where it misses the first blob, and after a disk that lost much the next one may miss another: a build of
+/// some tens of steps has some tens of layers, and a table of contents for each.
+const LOST_MAX: u32 = 300;
 
 /// Blocking jobs under way at once. Far more than any build has; it only makes them countable.
 const JOBS_MAX: u32 = 4096;
@@ -208,9 +212,15 @@ impl Engine {
 
     async fn attempts(&self, request: &BuildRequest, started: Instant) -> Result<BuildOutcome, BuildError> {
         let mut distrusted = HashSet::new();
-        for _ in 1..ATTEMPTS_MAX {
+        let mut lost: HashMap<Digest, u32> = HashMap::new();
+        for _ in 1..LOST_MAX {
             match self.attempt(request, &distrusted, started).await {
                 Err(BuildError::Lost { digest, keys }) => {
+                    let times = lost.entry(digest).or_default();
+                    *times += 1;
+                    if *times >= ATTEMPTS_MAX {
+                        return Err(BuildError::Lost { digest, keys });
+                    }
                     let message =
                         format!("{digest} is gone from the cache; the steps that need it are done again");
                     self.events.emit(Event::Warning { message });

@@ -55,6 +55,17 @@ pub enum BuildError {
         /// What to do about it.
         hint: Option<String>,
     },
+    /// The build context, or another directory that is copied from, could not be read, or changed meanwhile.
+    #[error("{action} failed")]
+    Context {
+        /// What was being done.
+        action: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+        /// What to do about it.
+        hint: Option<String>,
+    },
     /// The local cache cannot be used.
     #[error("{action} failed")]
     Cache {
@@ -142,6 +153,7 @@ impl Hint for BuildError {
             Self::Image { hint, .. }
             | Self::Source { hint, .. }
             | Self::Execute { hint, .. }
+            | Self::Context { hint, .. }
             | Self::Export { hint, .. } => hint.clone(),
             Self::Cache { .. } => {
                 Some("`crossdock cache verify --repair` checks and mends the local cache".into())
@@ -157,6 +169,13 @@ impl Hint for BuildError {
 }
 
 impl BuildError {
+    /// A file of the context that is another one now.
+    pub(crate) fn changed(path: &str) -> Self {
+        let hint = crate::context::scan::LEAVE_ALONE.to_owned();
+        let source = "it changed while it was being copied".into();
+        Self::Context { action: format!("copying `{path}`"), source, hint: Some(hint) }
+    }
+
     /// A failure of the local cache.
     pub(crate) fn cache(
         action: impl Into<String>,

@@ -136,7 +136,7 @@ impl Image {
             .iter()
             .map(|layer| {
                 let foreign = layers.foreign(&layer.descriptor.digest);
-                let from = foreign.and_then(|(_, source)| source.mount_from());
+                let from = foreign.and_then(|(_, image)| image.source.mount_from());
                 PushLayer {
                     descriptor: descriptor(&layer.descriptor),
                     mount_candidates: from.into_iter().collect(),

@@ -53,6 +53,21 @@ impl InputTree {
 pub(crate) struct ImageInput {
     pub(crate) source: Arc<dyn ImageSource>,
     pub(crate) image: Arc<ResolvedImage>,
+    /// Where it is used first: `Dockerfile:3`.
+    pub(crate) place: String,
+}
+
+impl ImageInput {
+    /// The error with the image's name and place, if it is about an image and has none.
+    pub(crate) fn name(&self, error: BuildError) -> BuildError {
+        match error {
+            BuildError::Image { place, image, source, hint } if place.is_empty() || image.is_empty() => {
+                let (place, image) = (self.place.clone(), self.image.name.clone());
+                BuildError::Image { place, image, source, hint }
+            }
+            other => other,
+        }
+    }
 }
 
 /// What the steps of one build take from outside.
@@ -166,8 +181,10 @@ impl Inputs {
         let now = engine.now();
         let loaded = engine
             .blocking(move || {
-                contexts::load(&root, ignore.as_ref(), &wanted, &hashes, now)
-                    .map_err(|error| BuildError::cache("reading the build context", error))
+                contexts::load(&root, ignore.as_ref(), &wanted, &hashes, now).map_err(|error| {
+                    let (action, hint) = ("reading the build context".to_owned(), error.hint());
+                    BuildError::Context { action, source: Box::new(error), hint }
+                })
             })
             .await?;
         Ok(Arc::new(loaded))
@@ -182,7 +199,8 @@ impl Inputs {
         step: StepId,
     ) -> Result<Arc<Chain>, BuildError> {
         let Some(input) = self.images.get(&source) else { return Ok(Chain::empty()) };
-        let chain = self.chains[source].get_or_try_init(|| self.index(engine, layers, input, step)).await?;
+        let chain = self.chains[source].get_or_try_init(|| self.index(engine, layers, input, step)).await;
+        let chain = chain.map_err(|error| input.name(error))?;
         Ok(Arc::clone(chain))
     }
 
@@ -195,7 +213,7 @@ impl Inputs {
     ) -> Result<Arc<Chain>, BuildError> {
         let image = &input.image;
         for layer in &image.manifest.layers {
-            layers.add_foreign(layer.clone(), Arc::clone(&input.source));
+            layers.add_foreign(layer.clone(), input.clone());
         }
         let mut preimage = Preimage::default();
         let blobs: Vec<Digest> = image.manifest.layers.iter().map(|layer| layer.digest).collect();
@@ -218,13 +236,7 @@ impl Inputs {
             engine.events.emit(Event::StepStatus { step, status });
             layers.index_foreign(engine, layer, step, &self.downloaded)
         }))
-        .await
-        .map_err(|error| match error {
-            BuildError::Image { place, source, hint, .. } => {
-                BuildError::Image { place, image: image.name.clone(), source, hint }
-            }
-            other => other,
-        })?;
+        .await?;
         for (descriptor, expected) in indexed.iter().zip(&image.config.rootfs.diff_ids) {
             if descriptor.diff_id != *expected {
                 let message = format!(
@@ -301,7 +313,7 @@ pub(super) async fn resolve_image(
             return Err(image_error(place, &name, message, None));
         }
     }
-    Ok(Some(ImageInput { source, image: Arc::new(resolved) }))
+    Ok(Some(ImageInput { source, image: Arc::new(resolved), place }))
 }
 
 /// Asks the registry what `reference` means, unless the name itself says it and it is known, and falls back on what it

@@ -11,20 +11,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
 
 use super::chain::{Chain, ChainLayer};
-use super::copy::staging::Staged;
+use super::copy::staging::{Content, Staged};
 use super::copy::view::{display, parent};
 use super::copy::{CopyError, Opener};
 use super::engine::Engine;
 use super::error::BuildError;
-use super::inputs::InputTree;
+use super::inputs::{ImageInput, InputTree};
 use crate::context::open::open_file;
 use crate::digest::{Digest, Hashing};
 use crate::event::{Event, StepId};
 use crate::hint::Hint as _;
 use crate::image::Descriptor;
 use crate::layer::{
-    self, Compression, EntryKind, FinishedLayer, LayerDescriptor, LayerOptions, LayerWriter, MediaType,
-    ScanOptions, Scanned, Toc, UnpackOptions, Unpacker, Whiteouts,
+    self, Compression, EntryKind, FinishedLayer, LayerDescriptor, LayerError, LayerOptions, LayerWriter,
+    MediaType, ScanOptions, Scanned, Toc, UnpackOptions, Unpacker, Whiteouts,
 };
 use crate::record::{Preimage, Record};
 use crate::registry::ImageSource;
@@ -38,7 +38,7 @@ pub(crate) const TOC_BYTES_MAX: u64 = 1 << 30;
 const RAW_BYTES_MAX: u64 = 1 << 40;
 
 /// A base image's layer and where it can be had.
-type ForeignLayer = (Descriptor, Arc<dyn ImageSource>);
+type ForeignLayer = (Descriptor, ImageInput);
 
 /// The layers that one build works with.
 #[derive(Debug)]
@@ -83,8 +83,8 @@ impl Layers {
     }
 
     /// Says where a base image's layer can be had.
-    pub(crate) fn add_foreign(&self, layer: Descriptor, source: Arc<dyn ImageSource>) {
-        lock(&self.foreign).insert(layer.digest, (layer, source));
+    pub(crate) fn add_foreign(&self, layer: Descriptor, image: ImageInput) {
+        lock(&self.foreign).insert(layer.digest, (layer, image));
     }
 
     /// Where a base image's layer can be had.
@@ -151,8 +151,9 @@ impl Layers {
         if let Some(path) = engine.cache.blob_file(&descriptor.digest, descriptor.size).await {
             return Ok(path);
         }
-        if let Some((foreign, source)) = self.foreign(&descriptor.digest) {
-            return fetch(engine, &foreign, &*source, None, &AtomicU64::new(0)).await;
+        if let Some((foreign, image)) = self.foreign(&descriptor.digest) {
+            let fetched = fetch(engine, &foreign, &*image.source, None, &AtomicU64::new(0)).await;
+            return fetched.map_err(|error| image.name(error));
         }
         Err(BuildError::Lost { digest: descriptor.digest, keys: layer.key.into_iter().collect() })
     }
@@ -178,10 +179,10 @@ impl Layers {
         let path = match engine.cache.blob_file(&layer.digest, layer.size).await {
             Some(path) => path,
             None => {
-                let Some((foreign, source)) = self.foreign(&layer.digest) else {
+                let Some((foreign, image)) = self.foreign(&layer.digest) else {
                     return Err(BuildError::Lost { digest: layer.digest, keys: Vec::new() });
                 };
-                fetch(engine, &foreign, &*source, Some(step), downloaded).await?
+                fetch(engine, &foreign, &*image.source, Some(step), downloaded).await?
             }
         };
         engine.events.emit(Event::StepStatus { step, status: format!("unpacking {}", layer.digest.short()) });
@@ -421,7 +422,7 @@ enum UnpackError {
     /// Its blob is not what its digest says; it has been set aside.
     Damaged,
     /// It is no layer that can be unpacked.
-    Layer(layer::LayerError),
+    Layer(LayerError),
     /// This machine is in the way.
     Build(BuildError),
 }
@@ -541,6 +542,10 @@ pub(crate) enum InputFiles {
 }
 
 impl Opener for InputFiles {
+    fn is_context(&self) -> bool {
+        matches!(self, Self::Directory(_))
+    }
+
     fn open(&self, path: &[u8]) -> Result<Box<dyn Read + Send>, CopyError> {
         let name = std::ffi::OsStr::from_bytes(path);
         let not_found = || CopyError::NotFound { path: display(path) };
@@ -577,12 +582,28 @@ pub(crate) fn write_staged(
                 metadata: staged.node.metadata.clone(),
                 kind: staged.node.kind.clone(),
             };
-            let mut content = super::copy::step::open_content(staged, openers)
-                .map_err(|error| BuildError::cache(format!("reading `{}`", display(path)), error))?;
-            let failed = |error| BuildError::cache("writing a layer", error);
+            let is_context = match &staged.content {
+                Content::Source { origin, .. } => {
+                    openers.get(*origin).is_some_and(|opener| opener.is_context())
+                }
+                _ => false,
+            };
+            let mut content = super::copy::step::open_content(staged, openers).map_err(|error| {
+                if is_context {
+                    return BuildError::changed(&display(path));
+                }
+                BuildError::cache(format!("reading `{}`", display(path)), error)
+            })?;
+            let failed = |error| match error {
+                LayerError::Changed { .. } if is_context => BuildError::changed(&display(path)),
+                error => BuildError::cache("writing a layer", error),
+            };
             match &entry.kind {
                 EntryKind::File { size, content: expected, .. } => {
                     let actual = writer.file(path, &entry.metadata, *size, &mut *content).map_err(failed)?;
+                    if actual != *expected && is_context {
+                        return Err(BuildError::changed(&display(path)));
+                    }
                     if actual != *expected {
                         let message = format!("`{}` changed while it was being copied", display(path));
                         return Err(BuildError::cache("writing a layer", message));
@@ -607,7 +628,7 @@ pub(crate) fn write_layer(
     let path = directory.path().join("layer");
     let file = File::create(&path).map_err(|error| BuildError::cache("creating a layer", error))?;
     let options = LayerOptions { compression, ..LayerOptions::default() };
-    let failed = |error: layer::LayerError| BuildError::cache("writing a layer", error);
+    let failed = |error: LayerError| BuildError::cache("writing a layer", error);
     let mut writer = LayerWriter::new(file, options).map_err(failed)?;
     fill(&mut writer)?;
     let finished = writer.finish().map_err(failed)?;

@@ -1,7 +1,7 @@
 //! Writing parts of trees to disk: what mounts show, and what `type=local` asks for.
 
 use std::collections::{BTreeSet, HashMap};
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -11,8 +11,12 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use super::contexts::ContextTree;
 use super::copy::Opener;
 use super::layers::InputFiles;
+use crate::digest::Hasher;
 use crate::layer::Metadata;
 use crate::tree::{NodeKind, NodeRef, Tree};
+
+/// Bytes copied at a time.
+const PIECE: usize = 128 << 10;
 
 /// Writes what a directory context shows at `path` to `destination`: owned by whoever runs this
 /// (root in the step), without what is ignored.
@@ -119,14 +123,29 @@ fn write_node(path: &[u8], node: NodeRef<'_>, files: &InputFiles, target: &Path)
     }
     match &node.kind {
         NodeKind::Directory => fs_err::create_dir(target),
-        NodeKind::File { size, .. } => {
+        NodeKind::File { size, content: expected } => {
             let mut file = fs_err::OpenOptions::new().write(true).create_new(true).open(target)?;
             if *size == 0 {
                 return Ok(());
             }
             let content = files.open(path).map_err(io::Error::other)?;
-            let copied = io::copy(&mut content.take(*size), &mut file)?;
-            if copied == *size {
+            // A step may not see another content than its key was made of. What is not a context was verified before.
+            let mut hashing = files.is_context().then(|| Hasher::new(expected.algorithm()));
+            let mut content = content.take(*size);
+            let mut piece = vec![0; PIECE.min(usize::try_from(*size).unwrap_or(PIECE))];
+            let mut copied = 0;
+            loop {
+                let count = content.read(&mut piece)?;
+                if count == 0 {
+                    break;
+                }
+                if let Some(hasher) = &mut hashing {
+                    hasher.update(&piece[..count]);
+                }
+                file.write_all(&piece[..count])?;
+                copied += count as u64;
+            }
+            if copied == *size && hashing.is_none_or(|hasher| hasher.finish() == *expected) {
                 Ok(())
             } else {
                 Err(io::Error::other(format!(

@@ -10,12 +10,16 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::engine::Engine;
+use crate::context::open::read_small;
 use crate::digest::Digest;
 use crate::image::{CONFIG_BYTES_MAX, ImageConfig, MANIFEST_BYTES_MAX, Manifest};
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::{RegistryErrorKind, ResolvedImage, SourceError};
 use crate::store::{BlobSource, Store as _};
+
+/// Three digests take a few hundred bytes.
+const REMEMBERED_BYTES_MAX: u64 = 64 << 10;
 
 /// The documents of an image, which are blobs in the local store.
 #[derive(Debug, Serialize, Deserialize)]
@@ -52,7 +56,7 @@ pub(crate) async fn recall(
     reference: &Reference,
     platform: &Platform,
 ) -> Option<ResolvedImage> {
-    let text = fs_err::read(place(engine, reference, platform)?).ok()?;
+    let text = read_small(&place(engine, reference, platform)?, REMEMBERED_BYTES_MAX).ok()??;
     let remembered: Remembered = serde_json::from_slice(&text).ok()?;
     let local = engine.cache.local();
     let manifest_bytes: Bytes = local.read_blob(&remembered.manifest, MANIFEST_BYTES_MAX).await.ok()??;

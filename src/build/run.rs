@@ -493,8 +493,14 @@ impl Solver<'_> {
                     .blocking(move || {
                         let path = view::resolve(&*context.tree, b"", source.as_bytes(), true)
                             .map_err(|error| BuildError::cache("preparing a mount", error))?;
-                        super::materialise::materialise(&context, &path, &copy)
-                            .map_err(|error| BuildError::cache("preparing a mount", error))
+                        super::materialise::materialise(&context, &path, &copy).map_err(|error| {
+                            let hint = Some(crate::context::scan::LEAVE_ALONE.to_owned());
+                            let action = format!(
+                                "copying `{}` of the build context for a mount",
+                                view::display(&path)
+                            );
+                            BuildError::Context { action, source: Box::new(error), hint }
+                        })
                     })
                     .await?;
                 StepMount::Bind { source: scratch.to_owned(), target, read_only }

@@ -109,8 +109,21 @@ fn print(text: &str) -> Result<(), CliError> {
 
 /// The runtime of a command that needs one.
 fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    descriptors().map_err(|error| {
+        let error = anyhow::Error::new(error).context("this process may open too few files");
+        CliError::system(error).hint("raise the limit: `ulimit -n 1024`")
+    })?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| CliError::system(anyhow::Error::new(error).context("starting worker threads")))
+}
+
+/// Whether some file descriptors are left. The runtime takes a few where it cannot report that there are none.
+fn descriptors() -> std::io::Result<()> {
+    const NEEDED: usize = 16;
+    let nothing = || rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC);
+    let held: Result<Vec<_>, _> = (0..NEEDED).map(|_| nothing()).collect();
+    drop(held?);
+    Ok(())
 }

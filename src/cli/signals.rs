@@ -29,6 +29,9 @@ pub(super) fn listen(
     cancel: impl FnOnce() + Send + 'static,
 ) -> std::io::Result<Received> {
     let received = Received::default();
+    // A file that may not get so large is an error of the write, and no reason to die. What is handled, unlike what is
+    // ignored, is not handed down to the commands of steps.
+    drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
     let shared = received.clone();

@@ -17,6 +17,7 @@ use super::hashes::{FileState, HashCache};
 use super::ignore::Ignore;
 use super::open::open_file;
 use crate::digest::{Digest, Hashing};
+use crate::hint::Hint;
 use crate::layer::{Entry, EntryKind, Metadata, Timestamp};
 
 /// More entries than this are no build context but a mistake (`COPY . .` in `/`), and would fill memory.
@@ -46,6 +47,25 @@ pub enum ScanError {
         /// The context's root on disk.
         root: PathBuf,
     },
+}
+
+/// What to do about files that change.
+pub(crate) const LEAVE_ALONE: &str =
+    "let nothing write to the context during a build, or list what is not needed in .dockerignore";
+
+impl Hint for ScanError {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Changed { .. } => LEAVE_ALONE,
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => LEAVE_ALONE,
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "make it readable, or list it in .dockerignore if the build does not need it"
+            }
+            Self::TooLarge { .. } => "list what the build does not need in .dockerignore",
+            Self::Io { .. } => return None,
+        };
+        Some(hint.to_owned())
+    }
 }
 
 /// Which part of a context is wanted.

@@ -230,6 +230,46 @@ async fn a_silent_registry_is_given_up() {
     assert!(matches!(error.kind, RegistryErrorKind::Transport { .. }), "{error}");
 }
 
+/// A byte now and then is never silence, and would take for ever.
+#[tokio::test]
+async fn a_registry_that_drips_is_given_up() {
+    use tokio::io::AsyncWriteExt as _;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let reference: Reference = format!("{}/a:v1", listener.local_addr().unwrap()).parse().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let head = format!(
+                    "HTTP/1.1 200 X\r\nContent-Type: {}\r\nContent-Length: 100000\r\n\r\n",
+                    media_types::OCI_MANIFEST
+                );
+                let mut written = stream.write_all(head.as_bytes()).await;
+                while written.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    written = stream.write_all(b" ").await;
+                }
+            });
+        }
+    });
+    let retry = RetryPolicy {
+        attempts_max: 2,
+        backoff: Duration::from_millis(1),
+        backoff_max: Duration::from_millis(1),
+        idle_max: Duration::from_millis(200),
+    };
+    let options = ClientOptions { retry, ..ClientOptions::default() };
+    let client = Client::new(options, Arc::new(Always(Credential::Anonymous))).unwrap();
+    let started = Instant::now();
+    let error = client.manifest(&reference).await.unwrap_err();
+    assert!(matches!(error.kind, RegistryErrorKind::Timeout { .. }), "{error}");
+    let blob = Descriptor::of("x", &[0; 100_000]);
+    let directory = tempfile::tempdir().unwrap();
+    let fetched = client.fetch_blob(&reference, &blob, &directory.path().join("blob"), &|_| {}).await;
+    assert!(matches!(fetched.unwrap_err().kind, RegistryErrorKind::Timeout { .. }));
+    assert_eq!(fs_err::read_dir(directory.path()).unwrap().count(), 0);
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+}
+
 #[tokio::test]
 async fn a_manifest_must_have_its_digest() {
     let fake = Fake::start(|_, _| manifest_answer().body(MANIFEST.replace("[]", "[ ]"))).await;

@@ -18,7 +18,7 @@ use super::auth::Access;
 use super::client::{Client, UploadSession, text};
 use super::error::{RegistryError, RegistryErrorKind};
 use super::source::{Progress, partial_path};
-use super::transport::{Attempts, Failure, Payload, Place, Request, RetryPolicy, Transport};
+use super::transport::{Attempts, Failure, Pace, Payload, Place, Request, RetryPolicy, Transport};
 use crate::digest::Hasher;
 use crate::image::Descriptor;
 use crate::reference::Reference;
@@ -116,7 +116,7 @@ impl Download<'_> {
                     self.restart().await?;
                 }
                 Err(failure) => {
-                    if self.received > before {
+                    if self.received > before + Pace::BYTES_MIN as u64 {
                         attempts.progressed();
                     }
                     attempts.after(failure).await?;
@@ -172,13 +172,19 @@ impl Download<'_> {
         if let Some(length) = response.content_length()
             && length != self.blob.size - self.received + skip
         {
-            return Err(Failure::permanent(size_error(length + self.received - skip)));
+            return Err(Failure::permanent(size_error(
+                length.saturating_add(self.received).saturating_sub(skip),
+            )));
         }
+        let mut pace = Pace::new(self.transport.retry.idle_max);
         while self.received < self.blob.size {
             let Some(piece) = self.transport.next_chunk(self.place, &mut response).await? else {
                 // Without a length, a broken connection can look like the end.
                 return Err(Failure::transient(size_error(self.received)));
             };
+            if !pace.goes_on(piece.len()) {
+                return Err(self.transport.timed_out(self.place));
+            }
             let passed = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
             skip -= passed as u64;
             let piece = piece.slice(passed..);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
@@ -58,6 +58,9 @@ impl RetryPolicy {
 
 /// The longest answer that is read where only an explanation or a token is expected, in bytes.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
+
+/// An attempt that ended with silence counts for as many: two or three minutes are enough for a registry that says nothing.
+const SILENCE_WEIGHT: u32 = 3;
 
 /// As many redirects as browsers follow at least; registries need two.
 const REDIRECTS_MAX: usize = 10;
@@ -175,6 +178,34 @@ impl Connections {
     }
 }
 
+/// Whether a body moves on. One byte a minute is not nothing, and would still take a year for a layer.
+#[derive(Debug)]
+pub(super) struct Pace {
+    window: Duration,
+    since: Instant,
+    bytes: usize,
+}
+
+impl Pace {
+    /// As little as this has to come in each idle time, in bytes: what a modem does in a second or two.
+    pub(super) const BYTES_MIN: usize = 16 << 10;
+
+    pub(super) fn new(window: Duration) -> Self {
+        Self { window, since: Instant::now(), bytes: 0 }
+    }
+
+    /// Takes note of a piece; `false` if too little has come for too long.
+    pub(super) fn goes_on(&mut self, bytes: usize) -> bool {
+        self.bytes += bytes;
+        if self.since.elapsed() < self.window {
+            return true;
+        }
+        let enough = self.bytes >= Self::BYTES_MIN;
+        (self.since, self.bytes) = (Instant::now(), 0);
+        enough
+    }
+}
+
 /// Counts the attempts of something that is tried again.
 #[derive(Debug)]
 pub(super) struct Attempts {
@@ -211,7 +242,9 @@ impl Attempts {
             return Err(*failure.error);
         }
         tokio::time::sleep(self.policy.wait(self.attempt, failure.retry_after)).await;
-        self.attempt += 1;
+        // What was waited for in vain for a whole idle time will hardly come if one only asks often enough.
+        let silence = matches!(failure.error.kind, RegistryErrorKind::Timeout { .. });
+        self.attempt += if silence { SILENCE_WEIGHT } else { 1 };
         self.all += 1;
         Ok(())
     }
@@ -438,7 +471,11 @@ impl Transport {
             return Err(too_large());
         }
         let mut body = BytesMut::new();
+        let mut pace = Pace::new(self.retry.idle_max);
         while let Some(piece) = self.next_chunk(place, &mut response).await? {
+            if !pace.goes_on(piece.len()) {
+                return Err(self.timed_out(place));
+            }
             if (body.len() + piece.len()) as u64 > limit {
                 return Err(too_large());
             }

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::directory::files as stored;
 use super::directory::{Completeness, MARK_EVERY, scope_directory};
 use super::{DirectoryStore, StoreError};
 use crate::digest::Digest;
@@ -312,7 +313,7 @@ pub fn verify(store: &DirectoryStore, repair: bool) -> Result<VerifyReport, Stor
     }
     for file in files(store, "bundles")? {
         report.checked += 1;
-        let bytes = fs_err::read(&file.path);
+        let bytes = stored::read(&file.path);
         if bytes.is_ok_and(|bytes| crate::record::Bundle::decode(&bytes).is_err()) {
             damaged(&file.path);
         }
@@ -337,7 +338,7 @@ fn blobs_of(record: &Record) -> Vec<Digest> {
 }
 
 fn read(path: &Path) -> Option<Record> {
-    Record::decode(&fs_err::read(path).ok()?).ok()
+    Record::decode(&stored::read(path).ok()?).ok()
 }
 
 /// Whether the record is what its file's name says.

@@ -14,6 +14,11 @@ pub(crate) use view::TooManyLinks;
 pub(crate) trait Opener {
     /// The content of the regular file at `path`.
     fn open(&self, path: &[u8]) -> Result<Box<dyn std::io::Read + Send>, CopyError>;
+
+    /// Whether the files are somebody's own, who may change them at any time.
+    fn is_context(&self) -> bool {
+        false
+    }
 }
 
 /// A source whose files are not needed, only what they are.

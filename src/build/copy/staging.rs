@@ -1,6 +1,6 @@
 //! The entries that a step adds to a tree, collected before they are written as a layer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::path::PathBuf;
 
@@ -43,9 +43,18 @@ pub(crate) struct Staged {
 pub(crate) struct Staging<'a, V> {
     tree: &'a V,
     added: BTreeMap<Vec<u8>, Staged>,
-    /// The other names of the files among `added` that have some, by the name that holds the file: without it each
-    /// link of an archive that has a million of them would be looked for among all entries.
-    links: BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>>,
+    /// Files among `added` with more than one name, and whose names these are. While entries are added, only the holder
+    /// has the file; what the others say of it counts when all is finished. So an archive may have a million names of a
+    /// file, and replace it a million times.
+    groups: Vec<Group>,
+    group_of: HashMap<Vec<u8>, usize>,
+}
+
+/// The names of a file.
+#[derive(Debug)]
+struct Group {
+    holder: Vec<u8>,
+    others: BTreeSet<Vec<u8>>,
 }
 
 /// Owner and mode of directories that are made on the way.
@@ -72,7 +81,7 @@ impl NewDirectory {
 impl<V: View> View for Staging<'_, V> {
     fn lookup(&self, path: &[u8]) -> Option<Node> {
         if let Some(staged) = self.added.get(path) {
-            return Some(self.target_of(staged));
+            return Some(self.target_of(path, staged));
         }
         // Something else than a directory that was added on the way hides what the tree has below it.
         let mut above = parent(path);
@@ -90,12 +99,17 @@ impl<V: View> View for Staging<'_, V> {
 
 impl<'a, V: View> Staging<'a, V> {
     pub(crate) fn new(tree: &'a V) -> Self {
-        Self { tree, added: BTreeMap::new(), links: BTreeMap::new() }
+        Self { tree, added: BTreeMap::new(), groups: Vec::new(), group_of: HashMap::new() }
     }
 
-    fn target_of(&self, staged: &Staged) -> Node {
+    /// The name that holds the file of which `path`, or else `target`, is a name.
+    fn holder<'p>(&'p self, path: &[u8], target: &'p [u8]) -> &'p [u8] {
+        self.group_of.get(path).map_or(target, |group| &self.groups[*group].holder)
+    }
+
+    fn target_of(&self, path: &[u8], staged: &Staged) -> Node {
         match &staged.node.kind {
-            EntryKind::HardLink { target } => match self.added.get(target) {
+            EntryKind::HardLink { target } => match self.added.get(self.holder(path, target)) {
                 Some(first) => first.node.clone(),
                 None => staged.node.clone(),
             },
@@ -113,7 +127,12 @@ impl<'a, V: View> Staging<'a, V> {
         }
         self.forget(&path);
         if let EntryKind::HardLink { target } = &staged.node.kind {
-            self.links.entry(target.clone()).or_default().insert(path.clone());
+            let group = *self.group_of.entry(target.clone()).or_insert_with(|| {
+                self.groups.push(Group { holder: target.clone(), others: BTreeSet::new() });
+                self.groups.len() - 1
+            });
+            self.groups[group].others.insert(path.clone());
+            self.group_of.insert(path.clone(), group);
         }
         self.added.insert(path, staged);
     }
@@ -121,7 +140,7 @@ impl<'a, V: View> Staging<'a, V> {
     /// The name under which the file added at `path` is kept: the path itself, or the target of the link there.
     pub(crate) fn first_name(&self, path: &[u8]) -> Option<Vec<u8>> {
         match &self.added.get(path)?.node.kind {
-            EntryKind::HardLink { target } => Some(target.clone()),
+            EntryKind::HardLink { target } => Some(self.holder(path, target).to_vec()),
             EntryKind::File { .. } => Some(path.to_vec()),
             _ => None,
         }
@@ -133,13 +152,10 @@ impl<'a, V: View> Staging<'a, V> {
         self.added.insert(path.to_vec(), Staged { node: Node { metadata, kind }, content: Content::None });
     }
 
-    /// Replaces the metadata of a file that was added, which all its names share.
-    pub(crate) fn set_file_metadata(&mut self, first: &[u8], metadata: &Metadata) {
-        let names = self.links.get(first).into_iter().flatten().map(Vec::as_slice);
-        for name in names.chain([first]) {
-            if let Some(staged) = self.added.get_mut(name) {
-                staged.node.metadata = metadata.clone();
-            }
+    /// Replaces the metadata of the file that is added at `holder`, which all its names share.
+    pub(crate) fn set_file_metadata(&mut self, holder: &[u8], metadata: &Metadata) {
+        if let Some(staged) = self.added.get_mut(holder) {
+            staged.node.metadata = metadata.clone();
         }
     }
 
@@ -160,27 +176,14 @@ impl<'a, V: View> Staging<'a, V> {
     /// Removes what was added at `path`. If that is a file with other names, the next of them holds it from now on.
     fn forget(&mut self, path: &[u8]) {
         let Some(gone) = self.added.remove(path) else { return };
-        if let EntryKind::HardLink { target } = &gone.node.kind {
-            if let Some(names) = self.links.get_mut(target) {
-                names.remove(path);
-            }
+        let Some(group) = self.group_of.remove(path).and_then(|group| self.groups.get_mut(group)) else {
             return;
-        }
-        let Some(mut names) = self.links.remove(path) else { return };
-        let Some(first) = names.pop_first() else { return };
-        self.added.insert(first.clone(), gone);
-        self.rename(names, &first);
-    }
-
-    /// Makes `names` other names of the file that `first` holds.
-    fn rename(&mut self, names: BTreeSet<Vec<u8>>, first: &[u8]) {
-        for name in &names {
-            if let Some(staged) = self.added.get_mut(name) {
-                staged.node.kind = EntryKind::HardLink { target: first.to_vec() };
-            }
-        }
-        if !names.is_empty() {
-            self.links.insert(first.to_vec(), names);
+        };
+        if group.holder != path {
+            group.others.remove(path);
+        } else if let Some(next) = group.others.pop_first() {
+            group.holder.clone_from(&next);
+            self.added.insert(next, gone);
         }
     }
 
@@ -208,15 +211,16 @@ impl<'a, V: View> Staging<'a, V> {
     /// clients make missing ones with modes of their own.
     pub(crate) fn finish(mut self) -> Vec<(Vec<u8>, Staged)> {
         // The first name in this order must hold the file.
-        for (holder, mut names) in std::mem::take(&mut self.links) {
-            let Some(first) = names.first().filter(|first| **first < holder).cloned() else { continue };
+        for Group { holder, mut others } in self.groups {
             let Some(file) = self.added.get(&holder).cloned() else { continue };
-            names.remove(&first);
-            let kind = EntryKind::HardLink { target: first.clone() };
-            let node = Node { metadata: file.node.metadata.clone(), kind };
-            self.added.insert(holder, Staged { node, content: Content::None });
-            self.added.insert(first.clone(), file);
-            self.rename(names, &first);
+            others.insert(holder);
+            let Some(first) = others.pop_first() else { continue };
+            for name in others {
+                let kind = EntryKind::HardLink { target: first.clone() };
+                let node = Node { metadata: file.node.metadata.clone(), kind };
+                self.added.insert(name, Staged { node, content: Content::None });
+            }
+            self.added.insert(first, file);
         }
         let mut all = self.added;
         let mut implied = BTreeMap::new();

@@ -25,7 +25,7 @@ impl DirectoryStore {
     /// reads it must do that, and call [`DirectoryStore::quarantine_blob`] if it is damaged.
     pub fn open_blob(&self, digest: &Digest) -> Option<(fs_err::File, u64)> {
         let path = self.blob_path(digest);
-        let file = fs_err::File::open(&path).ok()?;
+        let file = files::open(&path).ok()?;
         let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
         if let Ok(modified) = metadata.modified() {
             files::mark_used(&path, modified, self.now(), MARK_EVERY);
@@ -146,7 +146,7 @@ impl DirectoryStore {
 
     pub(super) fn put_file(&self, digest: &Digest, path: &Path) -> Result<bool, StoreError> {
         let failed = || format!("storing blob {digest} from {}", path.display());
-        let mut source = fs_err::File::open(path).map_err(self.failed(failed))?;
+        let mut source = files::open(path).map_err(self.failed(failed))?;
         if self.is_stored(digest, source.metadata().map_err(self.failed(failed))?.len()) {
             return Ok(false);
         }
@@ -176,7 +176,7 @@ impl DirectoryStore {
     /// Whether the blob's content is what its name says. Moves nothing.
     pub(in crate::store) fn is_sound(&self, digest: &Digest, path: &Path) -> Result<bool, StoreError> {
         let failed = || format!("verifying blob {digest}");
-        let mut file = fs_err::File::open(path).map_err(self.failed(failed))?;
+        let mut file = files::open(path).map_err(self.failed(failed))?;
         let hasher = Hasher::new(digest.algorithm());
         let (actual, _) = copy_hashing(&mut file, &mut io::sink(), hasher).map_err(self.failed(failed))?;
         Ok(actual == *digest)

@@ -1,12 +1,26 @@
 //! What the parts of the directory store do with single files.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use fs_err::os::unix::fs::OpenOptionsExt as _;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use tempfile::NamedTempFile;
+
+/// Opens a file of a store for reading. Where somebody put a pipe, which would wait for a writer, it is empty.
+pub(in crate::store) fn open(path: &Path) -> io::Result<fs_err::File> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    fs_err::OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+/// Reads a whole file of a store.
+pub(in crate::store) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
 
 /// A new file in `directory`, which exists, with the permissions that the user's umask leaves: a store shared
 /// by a group is readable by the group.

@@ -8,7 +8,7 @@
 //! was written; what a power loss tears is found by the verification that every read does, and becomes a miss.
 
 mod blobs;
-mod files;
+pub(super) mod files;
 mod lock;
 mod records;
 mod work;
@@ -72,7 +72,9 @@ impl Hint for OpenError {
             Self::Format { .. } => {
                 "a newer version of crossdock made it: update this one, or name another directory".to_owned()
             }
-            Self::Io { .. } => "name a directory that can be written to".to_owned(),
+            Self::Io { .. } => {
+                "name a directory that can be written to, with `--local-cache` or CROSSDOCK_LOCAL".to_owned()
+            }
         })
     }
 }
@@ -241,7 +243,7 @@ impl DirectoryStore {
 
 fn read_marker(root: &Path) -> io::Result<Option<String>> {
     use io::Read as _;
-    let file = match fs_err::File::open(root.join("format")) {
+    let file = match files::open(&root.join("format")) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),

@@ -170,7 +170,7 @@ impl DirectoryStore {
 
     fn load(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>, StoreError> {
         let failed = || format!("reading {}", path.display());
-        let file = match fs_err::File::open(path) {
+        let file = match files::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.failed(failed)(error)),

@@ -99,7 +99,7 @@ impl Work {
         markers
             .filter(|path| path.extension().is_some_and(|e| e == "lock") && own.as_ref() != Some(path))
             .filter_map(|path| {
-                let file = fs_err::File::open(&path).ok()?;
+                let file = files::open(&path).ok()?;
                 let modified = file.metadata().ok()?.modified().ok()?;
                 let young = (self.clock)().duration_since(modified).is_ok_and(|age| age < FOREIGN_AGE);
                 let foreign = !is_ours(&path) && young;
@@ -143,7 +143,7 @@ fn sweep_one(path: &Path, clock: Clock, own: Option<&Path>) -> io::Result<()> {
     if path.extension().is_none_or(|extension| extension != "lock") || Some(path) == own {
         return Ok(());
     }
-    let file = fs_err::File::open(path)?;
+    let file = files::open(path)?;
     if (old || is_ours(path)) && lock::try_flock(&file)? && files::still_names(path, &file)? {
         let directory = path.with_extension("");
         if directory.try_exists()? {

@@ -93,7 +93,7 @@ fn layers_of_ten_gigabytes_on_a_disk_of_a_tenth() {
         assert_told(&output, &["No space left on device"]);
         assert_nothing_left(&lab);
         // What was unpacked is gone, so that there is room for what fits.
-        lab.build("FROM busybox\nRUN head -c 20000000 /dev/urandom > /fits\n")
+        lab.build("FROM busybox\nRUN head -c 5000000 /dev/urandom > /fits\n")
             .option("--local-cache", &disk.0)
             .arg("--no-cache")
             .success();
@@ -183,7 +183,7 @@ fn headers_that_lie_about_sizes() {
             .option_path("--build-context", "bad=oci-layout://", &layout)
             .timeout(Duration::from_secs(60))
             .failure();
-        assert_told(&output, &["layer"]);
+        assert_told(&output, &["Dockerfile:1", "layout"]);
         assert_nothing_left(&lab);
     }
 }
@@ -264,7 +264,7 @@ fn links_in_circles_and_very_deep_directories() {
         TarBuilder::new().symlink("out", "../../../../../../tmp").file("out/escaped", 0o644, b"x").finish(),
     );
     let tree = lab.image("FROM busybox\nADD through.tar /x/\n").tree();
-    assert_eq!(content(&tree, "tmp/escaped"), "x", "a link leads to the image's own directory");
+    assert_eq!(content(&tree, "x/tmp/escaped"), "x", "a link leads nowhere but into the destination");
     // Deeper than any path may be.
     let deep = format!("{}/f", vec!["d"; 1500].join("/"));
     let mut builder = tar::Builder::new(Vec::new());
