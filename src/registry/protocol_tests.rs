@@ -262,7 +262,7 @@ async fn a_registry_that_drips_is_given_up() {
     let started = Instant::now();
     let error = client.manifest(&reference).await.unwrap_err();
     assert!(matches!(error.kind, RegistryErrorKind::Timeout { .. }), "{error}");
-    let blob = Descriptor::of("x", &[0; 100_000]);
+    let blob = Descriptor::of("x", &vec![0; 100_000]);
     let directory = tempfile::tempdir().unwrap();
     let fetched = client.fetch_blob(&reference, &blob, &directory.path().join("blob"), &|_| {}).await;
     assert!(matches!(fetched.unwrap_err().kind, RegistryErrorKind::Timeout { .. }));
