@@ -256,6 +256,26 @@ fn nothing_changed_is_an_empty_layer() {
 }
 
 #[test]
+fn a_time_that_was_given_to_a_directory_is_a_change() {
+    let upper = tempfile::tempdir().unwrap();
+    fs_err::create_dir_all(upper.path().join("usr/bin")).unwrap();
+    for path in ["", "usr", "usr/bin"] {
+        fs_err::set_permissions(upper.path().join(path), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let lower = lower(upper.path());
+    let given = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    fs_err::File::open(upper.path().join("usr/bin")).unwrap().file().set_modified(given).unwrap();
+    let started =
+        |seconds| DiffOptions { started: Some(Timestamp { seconds, nanos: 0 }), ..DiffOptions::default() };
+    let (toc, changed) = diff(upper.path(), &lower, &started(1_100_000_000));
+    assert_eq!((paths(&toc), changed), (vec!["usr".to_owned(), "usr/bin".to_owned()], 1));
+    assert_eq!(toc.entries[1].metadata.mtime.seconds, 1_000_000_000);
+    // A time from when the step ran comes with what it did in there.
+    let (toc, _) = diff(upper.path(), &lower, &started(1_000_000_000));
+    assert!(toc.entries.is_empty());
+}
+
+#[test]
 fn a_file_of_more_than_8_gib_is_read_in_pieces() {
     // Sparse, and only the first pieces of it: a whole one would take half a minute.
     let directory = tempfile::tempdir().unwrap();
