@@ -208,7 +208,6 @@ mod tests {
             ("type=tar,dest=x,tar=false", "`tar` has no meaning"),
             ("type=oci,dest=-,tar=false", "directory"),
             ("type=local,dest=-", "directory"),
-            ("type=docker", "docker load"),
             ("type=image,push=perhaps", "true or false"),
             ("type=image,name=UPPER/x/Y", "lowercase"),
             ("type=image,compression=lzma", "unknown compression"),

@@ -31,7 +31,7 @@ impl Docker {
             .spawn()
             .unwrap_or_else(|error| panic!("dockerd: {error}\n(`./test` installs it)"));
         let docker = Self { daemon, socket };
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         while !docker.command(context).arg("version").output().status.success() {
             let log = std::fs::read_to_string(directory.join("log")).unwrap();
             assert!(Instant::now() < deadline, "the Docker engine did not start: {log}");
