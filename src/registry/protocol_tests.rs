@@ -233,12 +233,17 @@ async fn a_silent_registry_is_given_up() {
 /// A byte now and then is never silence, and would take for ever.
 #[tokio::test]
 async fn a_registry_that_drips_is_given_up() {
-    use tokio::io::AsyncWriteExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let reference: Reference = format!("{}/a:v1", listener.local_addr().unwrap()).parse().unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    let Ok(byte) = stream.read_u8().await else { return };
+                    request.push(byte);
+                }
                 let head = format!(
                     "HTTP/1.1 200 X\r\nContent-Type: {}\r\nContent-Length: 100000\r\n\r\n",
                     media_types::OCI_MANIFEST
