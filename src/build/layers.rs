@@ -552,9 +552,11 @@ impl Opener for InputFiles {
         let path = match self {
             Self::Empty => return Err(not_found()),
             Self::Directory(root) => root.join(name),
-            // Opened anew, it has a position of its own.
             Self::File(file) => {
-                PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&**file)))
+                // Opened anew, it has a position of its own. The name is a link to what is open already.
+                let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&**file));
+                let opened = fs_err::File::open(&path).map_err(|source| CopyError::Io { path, source })?;
+                return Ok(Box::new(opened.into_parts().0));
             }
             Self::Layers { tree, lowers } => {
                 let node = tree.get(path).ok_or_else(not_found)?;

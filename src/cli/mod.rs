@@ -20,6 +20,7 @@ pub mod environment;
 pub mod error;
 mod examples;
 mod fingerprint;
+mod load;
 mod man;
 mod output;
 mod proxies;

@@ -13,7 +13,7 @@ use super::error::CliError;
 use super::output::{OutputSpec, is_stdout, resolve};
 use super::sources::Sources;
 use super::values::{BuildArg, BuildContextSpec};
-use super::{proxies, secrets, ssh};
+use super::{load, proxies, secrets, ssh};
 use crate::build::{BuildRequest, LayerCompression, NamedContext, Output};
 use crate::layer::Timestamp;
 
@@ -24,7 +24,6 @@ pub(super) fn of_build(
     stdin: &mut dyn Read,
 ) -> Result<BuildRequest, CliError> {
     command.build.docker.refuse()?;
-    refuse_unsupported(command)?;
     let mut request = of_args(&command.build, environment, stdin)?;
     request.tags.clone_from(&command.tag);
     request.annotations = command.annotation.iter().cloned().collect();
@@ -73,16 +72,6 @@ pub(crate) fn of_args(
         source_date_epoch,
         dry_run: false,
     })
-}
-
-/// Docker's flags that are known and not there yet: silence would be worse than an error.
-fn refuse_unsupported(command: &BuildCommand) -> Result<(), CliError> {
-    if command.load {
-        return Err(CliError::next_version("`--load`").hint(
-            "write an archive with `-o type=docker,dest=image.tar` and run `docker load -i image.tar`",
-        ));
-    }
-    Ok(())
 }
 
 /// Reads a file of at most `limit` bytes.
@@ -170,7 +159,9 @@ fn outputs(
 ) -> Result<(Vec<Output>, LayerCompression), CliError> {
     let mut outputs = Vec::new();
     let mut compression = command.compression;
-    for OutputSpec { output, compression: own, annotations: extra } in &command.output {
+    let mut is_loaded = command.load;
+    for OutputSpec { output, load, compression: own, annotations: extra } in &command.output {
+        is_loaded |= load;
         if let Some(own) = own {
             if compression.is_some_and(|other| other != *own) {
                 return Err(CliError::usage("the outputs ask for different compressions")
@@ -182,6 +173,9 @@ fn outputs(
         if let Some(output) = output {
             outputs.push(resolve(output.clone(), |path| environment.absolute(&path)));
         }
+    }
+    if is_loaded {
+        outputs.push(Output::Load { engine: load::engine(environment)? });
     }
     if command.push {
         let mut found = false;
@@ -224,7 +218,7 @@ pub(super) fn warnings(request: &BuildRequest) -> Vec<String> {
     let mut warnings = Vec::new();
     if request.outputs.is_empty() && !request.dry_run && !request.tags.is_empty() {
         warnings.push(
-            "the image stays in the cache: use --push to push it, or -o type=docker,dest=FILE to write it"
+            "the image stays in the cache: use --push to push it, or --load for the engine of this machine"
                 .to_owned(),
         );
     }
@@ -241,10 +235,10 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::build::ContextSource;
-    use crate::build::Destination;
+    use crate::build::{ContextSource, Destination, RemoteDockerfile};
     use crate::cli::args::{Cli, Command};
     use crate::cli::error::ExitStatus;
+    use crate::context::remote::RemoteSource;
 
     /// A directory with a Dockerfile, as the working directory.
     struct Project {
@@ -386,15 +380,12 @@ mod tests {
         let project = Project::new();
         for (line, part) in [
             ("--push .", "--tag"),
-            ("--load .", "docker load"),
             ("--sbom=true .", "--sbom"),
             ("--attest type=sbom,generator=x .", "--attest"),
             ("--secret id=a,src=- -f - .", "cannot both be standard input"),
-            ("https://example.com/a.git", "clone or download"),
-            ("git@example.com:a.git", "clone or download"),
-            ("-f https://example.com/Dockerfile .", "download"),
             ("-f - -", "both"),
-            ("-f x -", "unpack"),
+            ("-f x -", "tar c . | crossdock build"),
+            ("https://example.com/a.git?depth=1", "unexpected query"),
             ("-o - -o type=tar,dest=- .", "only one output"),
             ("-q -o - .", "--progress quiet"),
             ("--compression zstd -o type=image,compression=gzip .", "different compressions"),
@@ -417,9 +408,38 @@ mod tests {
             assert_eq!(status, ExitStatus::Failure, "{line}: {text}");
             assert!(text.contains(part), "{line}: {text}");
         }
-        let mut tar = vec![0; 512];
-        tar[257..262].copy_from_slice(b"ustar");
-        assert!(project.build_with("-", &tar).unwrap_err().render(false).contains("tar"));
+    }
+
+    #[test]
+    fn contexts_are_fetched_where_no_directory_is_meant() {
+        let project = Project::new().file("github.com/a/b/Dockerfile", "FROM x\n").file("local", "FROM y\n");
+        let request = project.build("https://e.com/a.git#main:sub");
+        assert!(matches!(request.context, ContextSource::Remote(RemoteSource::Git(_))));
+        assert_eq!(request.remote_dockerfile, Some(RemoteDockerfile::InContext(None)));
+        let request = project.build("-f sub/x.Dockerfile github.com/a/c");
+        assert!(matches!(request.context, ContextSource::Remote(RemoteSource::Git(_))));
+        let inside = RemoteDockerfile::InContext(Some("sub/x.Dockerfile".to_owned()));
+        assert_eq!(request.remote_dockerfile, Some(inside));
+        // A directory of that name comes first.
+        let request = project.build("github.com/a/b");
+        assert!(matches!(request.context, ContextSource::Directory(_)));
+        let file = project.environment.directory.join("local");
+        let request = project.build(&format!("-f {} https://e.com/a.tar", file.display()));
+        assert_eq!((request.remote_dockerfile, &request.dockerfile.text[..]), (None, &b"FROM y\n"[..]));
+        let request = project.build_with("-f - https://e.com/a.tar", b"FROM z\n").unwrap();
+        assert_eq!((request.remote_dockerfile, &request.dockerfile.text[..]), (None, &b"FROM z\n"[..]));
+        let request = project.build("-f https://e.com/Dockerfile github.com/a/b");
+        let url = RemoteDockerfile::Url("https://e.com/Dockerfile".to_owned());
+        assert_eq!(request.remote_dockerfile, Some(url));
+        let mut tar = tar::Builder::new(Vec::new());
+        tar.append_dir("d", &project.environment.directory).unwrap();
+        let tar = tar.into_inner().unwrap();
+        let cache = project.environment.directory.join("cache");
+        let line = format!("--local-cache {} -", cache.display());
+        let request = project.build_with(&line, &tar).unwrap();
+        let ContextSource::Archive(archive) = &request.context else { panic!("{:?}", request.context) };
+        assert_eq!((archive.size, archive.digest), (tar.len() as u64, crate::digest::Digest::of(&tar)));
+        assert_eq!(fs::read_dir(cache).unwrap().count(), 0, "the archive has no name");
     }
 
     #[test]

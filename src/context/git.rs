@@ -351,8 +351,18 @@ impl Git {
         self.run(target, what.remote, action, WORK_MAX, "file", &fetch).await?;
         self.git(target, what, action, &["checkout", "--quiet", "--force", "--detach", object]).await?;
         if what.submodules && target.join(".gitmodules").is_file() {
-            let update = ["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"];
-            self.git(target, what, "fetching the submodules of", &update).await?;
+            let action = "fetching the submodules of";
+            let update = ["submodule", "--quiet", "update", "--init", "--recursive"];
+            let shallow = [&update[..], &["--depth=1"]].concat();
+            if let Err(error) = self.git(target, what, action, &shallow).await {
+                // Plain files behind a web server cannot be cut at a depth.
+                match &error {
+                    GitError::Failed { message, .. } if message.contains("shallow") => {
+                        self.git(target, what, action, &update).await?;
+                    }
+                    _ => return Err(error),
+                }
+            }
         }
         let disk = |source| GitError::Disk { remote: shown(what.remote), source };
         let git_dir = target.join(".git");
@@ -581,7 +591,8 @@ mod tests {
         };
         assert_eq!(pick(&answer, "x"), resolved("refs/heads/x", 'a', None));
         assert_eq!(pick(&answer, "refs/tags/x"), resolved("refs/tags/x", 'b', Some('c')));
-        assert_eq!(pick(&answer, "tags/x"), resolved("refs/tags/x", 'b', Some('c')));
+        // As in BuildKit, only a short or a full name is looked through.
+        assert_eq!(pick(&answer, "tags/x"), resolved("refs/tags/x", 'b', None));
         assert_eq!(pick(&answer, "refs/pull/1/head"), resolved("refs/pull/1/head", 'd', None));
         assert_eq!(pick(&answer, "pull/1/head"), resolved("refs/pull/1/head", 'd', None));
         assert_eq!(pick(&answer, "y"), None);

@@ -60,13 +60,13 @@ impl GitRef {
                 let Ok(url) = url::Url::parse(remote) else { return Ok(None) };
                 // What is fetched over HTTP is a repository only if it says so.
                 let path = percent_decode_str(url.path()).decode_utf8_lossy().into_owned();
-                if scheme.starts_with("http") && !looks_local && !path.ends_with(".git") {
+                let says_so = path.as_bytes().ends_with(b".git");
+                if scheme.starts_with("http") && !looks_local && !says_so {
                     return Ok(None);
                 }
             }
-            Some(_) => return Ok(None),
             None if is_scp_style(remote) => {}
-            None => return Ok(None),
+            _ => return Ok(None),
         }
         let fragment = percent_decode_str(fragment).decode_utf8_lossy().into_owned();
         let (reference, subdir) = fragment.split_once(':').unwrap_or((&fragment, ""));
@@ -201,6 +201,7 @@ mod tests {
         GitRef::parse(text).unwrap()
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "what is compared with it has one")]
     fn git(remote: &str, reference: &str, subdir: &str) -> Option<GitRef> {
         let reference = Some(reference.to_owned()).filter(|reference| !reference.is_empty());
         let (remote, subdir) = (remote.to_owned(), subdir.to_owned());

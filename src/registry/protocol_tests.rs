@@ -248,6 +248,9 @@ async fn a_registry_that_drips_is_given_up() {
                     "HTTP/1.1 200 X\r\nContent-Type: {}\r\nContent-Length: 100000\r\n\r\n",
                     media_types::OCI_MANIFEST
                 );
+                // An answer before the question is another mistake.
+                let mut question = vec![0; 4096];
+                let _ = stream.read(&mut question).await;
                 let mut written = stream.write_all(head.as_bytes()).await;
                 while written.is_ok() {
                     tokio::time::sleep(Duration::from_millis(20)).await;

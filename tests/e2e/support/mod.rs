@@ -9,6 +9,7 @@ pub(crate) mod buildkit;
 pub(crate) mod chance;
 pub(crate) mod disk;
 pub(crate) mod hostile;
+pub(crate) mod http;
 pub(crate) mod lab;
 pub(crate) mod oci;
 pub(crate) mod registry;
