@@ -75,6 +75,29 @@ pub(crate) async fn export(
                         Image::assemble(engine, request, plan, inputs, layers, chain, compression).await?;
                     image.docker(engine, layers, &request.tags, destination).await?;
                 }
+                Output::Load { engine: target } => {
+                    let image = Image::assemble(
+                        engine,
+                        request,
+                        plan,
+                        inputs,
+                        layers,
+                        chain,
+                        LayerCompression::Uncompressed,
+                    )
+                    .await?;
+                    let directory = engine.cache.local().tmp_dir();
+                    let directory = directory
+                        .map_err(|error| BuildError::cache("making a temporary directory", error))?;
+                    let archive = directory.path().join("image.tar");
+                    let destination = Destination::Path(archive.clone());
+                    image.docker(engine, layers, &request.tags, &destination).await?;
+                    registry::load(&archive, target).await.map_err(|error| {
+                        let hint =
+                            Some("`-o type=docker,dest=image.tar` writes the image to a file".to_owned());
+                        BuildError::Export { destination: target.to_string(), source: Box::new(error), hint }
+                    })?;
+                }
                 Output::Tar { .. } | Output::Local { .. } => {}
             }
         }

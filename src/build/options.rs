@@ -230,6 +230,11 @@ pub enum Output {
         /// Where.
         destination: Destination,
     },
+    /// `type=docker` without a file, and `--load`: the image goes into an engine on this machine.
+    Load {
+        /// The engine.
+        engine: crate::registry::ImageEngine,
+    },
     /// `type=tar`: the files of the result as one tar.
     Tar {
         /// Where.

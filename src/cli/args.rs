@@ -327,9 +327,19 @@ pub struct BuildCommand {
     #[arg(short, long)]
     pub quiet: bool,
 
-    /// Accepted for Docker's command line; answered with advice.
-    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
-    #[arg(default_missing_value = "true", default_value = "false", value_parser = BoolishValueParser::new())]
+    /// Load the image into the Docker engine or podman of this machine
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        hide_possible_values = true,
+        value_parser = BoolishValueParser::new(),
+        help_heading = "Result"
+    )]
     pub load: bool,
     /// Answer a question about the Dockerfile instead of building it: `check`, `outline` (what can be given to the
     /// target) or `targets`; `,format=json` behind it for programs

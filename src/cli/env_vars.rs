@@ -31,6 +31,10 @@ pub const XDG_CACHE_HOME: &str = "XDG_CACHE_HOME";
 pub const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
 /// The configuration file; like `--config`.
 pub const CROSSDOCK_CONFIG: &str = "CROSSDOCK_CONFIG";
+/// The Docker engine that `--load` loads into.
+pub const DOCKER_HOST: &str = "DOCKER_HOST";
+/// Where a user's own sockets are.
+pub const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
 /// Home directory.
 pub const HOME: &str = "HOME";
 /// Where the registries' credentials are.
@@ -97,6 +101,14 @@ pub const ALL: &[EnvVar] = &[
     EnvVar {
         name: DOCKER_CONFIG,
         purpose: "Directory of the `config.json` with credentials for registries and proxies for steps, instead of `~/.docker`",
+    },
+    EnvVar {
+        name: DOCKER_HOST,
+        purpose: "Docker engine that `--load` loads into, as `unix://…` or `tcp://…`",
+    },
+    EnvVar {
+        name: XDG_RUNTIME_DIR,
+        purpose: "Where a rootless Docker engine's `docker.sock` is looked for by `--load`",
     },
     EnvVar { name: SSH_AUTH_SOCK, purpose: "Socket of the SSH agent that `--ssh default` lets steps use" },
     EnvVar { name: NO_COLOR, purpose: "If not empty, no colours are used" },

@@ -20,6 +20,7 @@ pub mod environment;
 pub mod error;
 mod examples;
 mod fingerprint;
+mod load;
 mod man;
 mod output;
 mod proxies;
@@ -124,6 +125,6 @@ fn descriptors() -> std::io::Result<()> {
     const NEEDED: usize = 16;
     let nothing = || rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC);
     let held: Result<Vec<_>, _> = (0..NEEDED).map(|_| nothing()).collect();
-    drop(held?);
+    held?;
     Ok(())
 }

@@ -10,8 +10,10 @@ use crate::reference::Reference;
 /// One `--output` as it was written, with what belongs to the whole build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutputSpec {
-    /// Where the result goes; `None` for `type=cacheonly`.
+    /// Where the result goes; `None` for `type=cacheonly`, and for an engine.
     pub output: Option<Output>,
+    /// `type=docker` without `dest`: into an engine on this machine.
+    pub load: bool,
     /// `compression=`.
     pub compression: Option<LayerCompression>,
     /// `annotation.<name>=`.
@@ -25,7 +27,8 @@ impl FromStr for OutputSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let plain = |output| Self { output: Some(output), compression: None, annotations: Vec::new() };
+        let plain =
+            |output| Self { output: Some(output), load: false, compression: None, annotations: Vec::new() };
         let fields = csv::fields(text)?;
         // Docker's shorthand: a path for `type=local`, `-` for a tar on standard output.
         if let [only] = fields.as_slice()
@@ -82,6 +85,7 @@ impl FromStr for OutputSpec {
             Some("-") => Ok(Destination::Stdout),
             Some(path) => Ok(Destination::Path(path.into())),
         };
+        let load = kind == "docker" && destination.is_none();
         let output = match kind.as_str() {
             "image" => Some(Output::Image { push: push.unwrap_or(false), names: names.unwrap_or_default() }),
             "registry" => {
@@ -93,13 +97,7 @@ impl FromStr for OutputSpec {
                 }
                 (destination, tar) => Output::Oci { destination, tar },
             }),
-            "docker" if destination.is_none() => {
-                return Err(
-                    "loading into a Docker daemon is not supported by this version: add dest=image.tar and \
-                            run `docker load -i image.tar`"
-                        .to_owned(),
-                );
-            }
+            "docker" if load => None,
             "docker" => Some(Output::Docker { destination: needed()? }),
             "tar" => Some(Output::Tar { destination: needed()? }),
             "local" => match needed()? {
@@ -116,7 +114,7 @@ impl FromStr for OutputSpec {
                 });
             }
         };
-        Ok(Self { output, compression, annotations })
+        Ok(Self { output, load, compression, annotations })
     }
 }
 
@@ -147,7 +145,7 @@ pub(super) fn resolve(output: Output, absolute: impl Fn(PathBuf) -> PathBuf) -> 
         Destination::Stdout => Destination::Stdout,
     };
     match output {
-        Output::Image { .. } => output,
+        Output::Image { .. } | Output::Load { .. } => output,
         Output::Oci { destination, tar } => Output::Oci { destination: place(destination), tar },
         Output::Docker { destination } => Output::Docker { destination: place(destination) },
         Output::Tar { destination } => Output::Tar { destination: place(destination) },
@@ -210,7 +208,6 @@ mod tests {
             ("type=tar,dest=x,tar=false", "`tar` has no meaning"),
             ("type=oci,dest=-,tar=false", "directory"),
             ("type=local,dest=-", "directory"),
-            ("type=docker", "docker load"),
             ("type=image,push=perhaps", "true or false"),
             ("type=image,name=UPPER/x/Y", "lowercase"),
             ("type=image,compression=lzma", "unknown compression"),

@@ -13,7 +13,7 @@ use super::error::CliError;
 use super::output::{OutputSpec, is_stdout, resolve};
 use super::sources::Sources;
 use super::values::{BuildArg, BuildContextSpec};
-use super::{proxies, secrets, ssh};
+use super::{load, proxies, secrets, ssh};
 use crate::build::{BuildRequest, LayerCompression, NamedContext, Output};
 use crate::layer::Timestamp;
 
@@ -24,7 +24,6 @@ pub(super) fn of_build(
     stdin: &mut dyn Read,
 ) -> Result<BuildRequest, CliError> {
     command.build.docker.refuse()?;
-    refuse_unsupported(command)?;
     let mut request = of_args(&command.build, environment, stdin)?;
     request.tags.clone_from(&command.tag);
     request.annotations = command.annotation.iter().cloned().collect();
@@ -73,16 +72,6 @@ pub(crate) fn of_args(
         source_date_epoch,
         dry_run: false,
     })
-}
-
-/// Docker's flags that are known and not there yet: silence would be worse than an error.
-fn refuse_unsupported(command: &BuildCommand) -> Result<(), CliError> {
-    if command.load {
-        return Err(CliError::next_version("`--load`").hint(
-            "write an archive with `-o type=docker,dest=image.tar` and run `docker load -i image.tar`",
-        ));
-    }
-    Ok(())
 }
 
 /// Reads a file of at most `limit` bytes.
@@ -170,7 +159,9 @@ fn outputs(
 ) -> Result<(Vec<Output>, LayerCompression), CliError> {
     let mut outputs = Vec::new();
     let mut compression = command.compression;
-    for OutputSpec { output, compression: own, annotations: extra } in &command.output {
+    let mut is_loaded = command.load;
+    for OutputSpec { output, load, compression: own, annotations: extra } in &command.output {
+        is_loaded |= load;
         if let Some(own) = own {
             if compression.is_some_and(|other| other != *own) {
                 return Err(CliError::usage("the outputs ask for different compressions")
@@ -182,6 +173,9 @@ fn outputs(
         if let Some(output) = output {
             outputs.push(resolve(output.clone(), |path| environment.absolute(&path)));
         }
+    }
+    if is_loaded {
+        outputs.push(Output::Load { engine: load::engine(environment)? });
     }
     if command.push {
         let mut found = false;
@@ -224,7 +218,7 @@ pub(super) fn warnings(request: &BuildRequest) -> Vec<String> {
     let mut warnings = Vec::new();
     if request.outputs.is_empty() && !request.dry_run && !request.tags.is_empty() {
         warnings.push(
-            "the image stays in the cache: use --push to push it, or -o type=docker,dest=FILE to write it"
+            "the image stays in the cache: use --push to push it, or --load for the engine of this machine"
                 .to_owned(),
         );
     }
@@ -386,7 +380,6 @@ mod tests {
         let project = Project::new();
         for (line, part) in [
             ("--push .", "--tag"),
-            ("--load .", "docker load"),
             ("--sbom=true .", "--sbom"),
             ("--attest type=sbom,generator=x .", "--attest"),
             ("--secret id=a,src=- -f - .", "cannot both be standard input"),

@@ -233,7 +233,7 @@ async fn a_silent_registry_is_given_up() {
 /// A byte now and then is never silence, and would take for ever.
 #[tokio::test]
 async fn a_registry_that_drips_is_given_up() {
-    use tokio::io::AsyncWriteExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let reference: Reference = format!("{}/a:v1", listener.local_addr().unwrap()).parse().unwrap();
     tokio::spawn(async move {
@@ -243,6 +243,9 @@ async fn a_registry_that_drips_is_given_up() {
                     "HTTP/1.1 200 X\r\nContent-Type: {}\r\nContent-Length: 100000\r\n\r\n",
                     media_types::OCI_MANIFEST
                 );
+                // An answer before the question is another mistake.
+                let mut question = vec![0; 4096];
+                let _ = stream.read(&mut question).await;
                 let mut written = stream.write_all(head.as_bytes()).await;
                 while written.is_ok() {
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -262,7 +265,7 @@ async fn a_registry_that_drips_is_given_up() {
     let started = Instant::now();
     let error = client.manifest(&reference).await.unwrap_err();
     assert!(matches!(error.kind, RegistryErrorKind::Timeout { .. }), "{error}");
-    let blob = Descriptor::of("x", &[0; 100_000]);
+    let blob = Descriptor::of("x", &vec![0; 100_000]);
     let directory = tempfile::tempdir().unwrap();
     let fetched = client.fetch_blob(&reference, &blob, &directory.path().join("blob"), &|_| {}).await;
     assert!(matches!(fetched.unwrap_err().kind, RegistryErrorKind::Timeout { .. }));

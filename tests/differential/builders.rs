@@ -172,11 +172,18 @@ fn steps_of_buildkit(progress: &str) -> BTreeMap<String, String> {
             vertices.insert(vertex["digest"].as_str().unwrap().to_owned(), vertex.clone());
         }
     }
-    let steps = vertices.values().map(|vertex| {
+    let mut steps: BTreeMap<String, bool> = BTreeMap::new();
+    for vertex in vertices.values() {
+        let name = vertex["name"].as_str().unwrap();
+        let same = |other: &&Value| other["name"] == vertex["name"] && other["inputs"].is_array();
+        // What an ADD fetches has the ADD's name, and is no step: it stands on nothing.
+        if vertex["inputs"].is_null() && vertices.values().any(|other| same(&other)) {
+            continue;
+        }
         let ran = vertex["cached"] != true && vertex["completed"].is_string();
-        (vertex["name"].as_str().unwrap().to_owned(), ran)
-    });
-    by_place(&steps.collect())
+        *steps.entry(name.to_owned()).or_default() |= ran;
+    }
+    by_place(&steps)
 }
 
 fn documents(lines: &str) -> impl Iterator<Item = Value> {

@@ -17,6 +17,7 @@
 //! ln dir/script dir/hardlink
 //! ```
 //!
+//! `{server}` in a Dockerfile is the address of a web server that has what is in `www`.
 //! A case without a Dockerfile text has none at the usual place.
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -189,8 +190,8 @@ impl Case {
         self.options.iter().find_map(|option| option.strip_prefix("--file ")).unwrap_or("Dockerfile")
     }
 
-    /// Makes the build context in an empty directory.
-    pub(crate) fn write(&self, root: &Path) {
+    /// Makes the build context in an empty directory; `server` is where its `www` can be had from.
+    pub(crate) fn write(&self, root: &Path, server: &str) {
         if let Some(directory) = &self.directory {
             // With their links and modes: the directory is somebody else's, and read-only.
             run(Command::new("cp").arg("-a").arg(directory.join(".")).arg(root));
@@ -210,7 +211,8 @@ impl Case {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(given.mode)).unwrap();
         }
         if !self.dockerfile.is_empty() {
-            std::fs::write(root.join(self.dockerfile_path()), &self.dockerfile).unwrap();
+            let text = self.dockerfile.replace("{server}", server);
+            std::fs::write(root.join(self.dockerfile_path()), text).unwrap();
         }
         if !self.setup.is_empty() {
             run(Command::new("sh").args(["-euc", &self.setup]).current_dir(root));

@@ -22,6 +22,7 @@ mod compare;
 mod contexts;
 mod deviations;
 mod image;
+mod server;
 mod variations;
 
 use std::panic::AssertUnwindSafe;
@@ -134,9 +135,17 @@ impl Proof {
     fn work(&self) {
         let context = Context::new();
         let bases = bases::all(&context);
+        let server = server::serve(context.path("world/www"));
         let daemon = BuildKit::start(&context).expect("BUILDKIT_BIN is set");
         while let Some(case) = self.cases.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            let trial = Trial { case, context: &context, bases: &bases, daemon: &daemon, proof: self };
+            let trial = Trial {
+                case,
+                context: &context,
+                bases: &bases,
+                server: &server,
+                daemon: &daemon,
+                proof: self,
+            };
             let found =
                 std::panic::catch_unwind(AssertUnwindSafe(|| trial.differences())).unwrap_or_else(|panic| {
                     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -159,6 +168,7 @@ struct Trial<'a> {
     case: &'a Case,
     context: &'a Context,
     bases: &'a [Base],
+    server: &'a str,
     daemon: &'a BuildKit,
     proof: &'a Proof,
 }
@@ -168,7 +178,7 @@ impl Trial<'_> {
     fn differences(&self) -> Vec<String> {
         self.daemon.command(self.context).args(["prune", "--all"]).success();
         self.empty("cache");
-        self.case.write(&self.empty("pristine"));
+        self.case.write(&self.empty("pristine"), self.server);
         let bases = self.bases_of_case();
         let (ours, mut found) = self.build(Variation::None, &bases);
         match (&self.case.fails, &ours.outcome) {

@@ -44,7 +44,7 @@ impl DirectoryStore {
             return Ok(false);
         }
         let name = self.blob_path(digest);
-        files::with_parent(&name, || fs_err::rename(path, &name)).map_err(self.failed(failed))?;
+        self.place(path, &name).map_err(self.failed(failed))?;
         Ok(true)
     }
 
@@ -59,6 +59,18 @@ impl DirectoryStore {
     /// Moves a blob that was found damaged aside, so that it is absent and can be written again.
     pub fn quarantine_blob(&self, digest: &Digest) {
         self.quarantine(&self.blob_path(digest));
+    }
+
+    /// Gives the file at `path` its name in the store. Whoever made a directory of that name, it is nothing of the store's.
+    pub(super) fn place(&self, path: &Path, name: &Path) -> io::Result<()> {
+        let publish = || files::with_parent(name, || fs_err::rename(path, name));
+        match publish() {
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                self.quarantine(name);
+                publish()
+            }
+            other => other,
+        }
     }
 
     /// Moves a damaged file aside. Best effort: in a read-only store it stays, and stays a miss.

@@ -60,7 +60,7 @@ impl DirectoryStore {
             break;
         }
         // Evicted in part, or damaged and not to be moved: it is of no use to anybody.
-        fs_err::rename(file.path(), &path).map_err(self.failed(failed))?;
+        self.place(file.path(), &path).map_err(self.failed(failed))?;
         Ok(record.clone())
     }
 
@@ -73,8 +73,7 @@ impl DirectoryStore {
         let key = record.key();
         let file = self.new_record(record, &key, completeness)?;
         let path = self.record_path(&key, &record.scope);
-        files::with_parent(&path, || fs_err::rename(file.path(), &path))
-            .map_err(self.failed(|| format!("storing the record {key}")))
+        self.place(file.path(), &path).map_err(self.failed(|| format!("storing the record {key}")))
     }
 
     pub(super) fn find_bundle(
@@ -102,7 +101,7 @@ impl DirectoryStore {
         let failed = || format!("storing the bundle {}", name.0);
         let file = self.new_file(&bundle.encode(), BUNDLE_BYTES_MAX).map_err(self.failed(failed))?;
         let path = self.bundle_path(name, scope);
-        files::with_parent(&path, || fs_err::rename(file.path(), &path)).map_err(self.failed(failed))
+        self.place(file.path(), &path).map_err(self.failed(failed))
     }
 
     /// Reads the record at `path`; `None` if there is none, or none that belongs there: that one is moved aside.
@@ -175,7 +174,12 @@ impl DirectoryStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.failed(failed)(error)),
         };
-        let modified = file.metadata().and_then(|metadata| metadata.modified());
+        let metadata = file.metadata().map_err(self.failed(failed))?;
+        if !metadata.is_file() {
+            // Not what anybody would write; to who decodes it, it is damaged.
+            return Ok(Some(Vec::new()));
+        }
+        let modified = metadata.modified();
         let mut bytes = Vec::new();
         file.take(limit + 1).read_to_end(&mut bytes).map_err(self.failed(failed))?;
         if let Ok(modified) = modified {

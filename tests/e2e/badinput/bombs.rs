@@ -163,7 +163,7 @@ fn headers_that_lie_about_sizes() {
             [first, &bytes].concat()
         };
         lab.file("archive", &whole);
-        let run = lab.build("FROM busybox\nADD archive /x/\n").timeout(Duration::from_secs(60));
+        let run = lab.build("FROM busybox\nADD archive /x/\n").timeout(Duration::from_mins(1));
         let output = run.failure();
         assert_told(&output, &["Dockerfile:2", "archive"]);
         assert!(!output.stderr().contains("memory"), "{what}: {output}");
@@ -181,18 +181,21 @@ fn headers_that_lie_about_sizes() {
         let output = lab
             .build("FROM bad\nRUN true\n")
             .option_path("--build-context", "bad=oci-layout://", &layout)
-            .timeout(Duration::from_secs(60))
+            .timeout(Duration::from_mins(1))
             .failure();
         assert_told(&output, &["Dockerfile:1", "layout"]);
         assert_nothing_left(&lab);
     }
 }
 
+/// Appends the entry of a number.
+type Append = dyn Fn(&mut tar::Builder<Box<dyn Write>>, u32);
+
 #[test]
 fn archives_of_very_many_entries_and_links() {
     let count = if rounds(1) < 10 { 60_000 } else { 1_000_000 };
     let lab = Lab::new();
-    let archive = |entry: &dyn Fn(&mut tar::Builder<Box<dyn Write>>, u32)| {
+    let archive = |entry: &Append| {
         let path = lab.path("many.tar.gz");
         let file = std::fs::File::create(path).unwrap();
         let encoder = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
@@ -252,7 +255,7 @@ fn links_in_circles_and_very_deep_directories() {
         let output = lab
             .build(&format!("FROM links\n{instruction}\nRUN true\n"))
             .option_path("--build-context", "links=oci-layout://", &layout)
-            .timeout(Duration::from_secs(60))
+            .timeout(Duration::from_mins(1))
             .output();
         assert!(!output.stderr().contains("panicked"), "{output}");
         if !output.status.success() {
@@ -277,7 +280,7 @@ fn links_in_circles_and_very_deep_directories() {
     header.set_mode(0o644);
     builder.append_data(&mut header, format!("{deep}{deep}{deep}/x"), &b"x"[..]).unwrap();
     lab.file("deep.tar", builder.into_inner().unwrap());
-    let output = lab.build("FROM busybox\nADD deep.tar /x/\n").timeout(Duration::from_secs(60)).output();
+    let output = lab.build("FROM busybox\nADD deep.tar /x/\n").timeout(Duration::from_mins(1)).output();
     assert_told(&output, &["Dockerfile:2", "deep.tar"]);
     assert_nothing_left(&lab);
 }

@@ -132,7 +132,7 @@ fn documents_without_end() {
         Answer::Endless(length.clone(), vec![b' '; 64 << 10])
     });
     let parts = Parts::new();
-    refused("endless configuration", &["config"], move |request, _| {
+    refused("endless configuration", &["more than the"], move |request, _| {
         if request.contains("/manifests/") {
             return parts.answer(request);
         }

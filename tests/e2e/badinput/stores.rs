@@ -44,8 +44,10 @@ fn replace(path: &Path, bytes: &[u8]) {
     std::fs::write(path, bytes).unwrap();
 }
 
+type Damage = fn(&Path, &mut Chance);
+
 /// The ways in which a file is not what it was.
-const DAMAGES: &[(&str, fn(&Path, &mut Chance))] = &[
+const DAMAGES: &[(&str, Damage)] = &[
     ("emptied", |path, _| replace(path, b"")),
     ("cut in half", |path, _| {
         let bytes = std::fs::read(path).unwrap();
@@ -161,7 +163,7 @@ fn any_file_of_a_local_store_may_be_damaged() {
                     .crossdock()
                     .args(["cache", command])
                     .option("--local-cache", lab.context.path("local"))
-                    .timeout(std::time::Duration::from_secs(60))
+                    .timeout(std::time::Duration::from_mins(1))
                     .output();
                 assert!(!output.stderr().contains("panicked"), "{what}: {output}");
             }
@@ -195,7 +197,7 @@ fn names_that_do_not_belong_there_are_passed_over() {
             .arg("cache")
             .args(command)
             .option("--local-cache", lab.context.path("local"))
-            .timeout(std::time::Duration::from_secs(60))
+            .timeout(std::time::Duration::from_mins(1))
             .output();
         assert!(!output.stderr().contains("panicked"), "{output}");
     }

@@ -1,0 +1,114 @@
+//! `--load` into real engines.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{Context, Run, is_root, text};
+
+/// A Docker engine of its own, gone when dropped.
+struct Docker {
+    daemon: Child,
+    socket: String,
+}
+
+impl Docker {
+    fn start(context: &Context) -> Self {
+        let directory = context.path("docker");
+        std::fs::create_dir(&directory).unwrap();
+        let socket = format!("unix://{}/socket", directory.display());
+        let daemon = Command::new("dockerd")
+            .args(["--bridge=none", "--iptables=false", "--storage-driver=vfs", "--host", &socket])
+            .arg("--data-root")
+            .arg(directory.join("data"))
+            .arg("--exec-root")
+            .arg(directory.join("exec"))
+            .arg("--pidfile")
+            .arg(directory.join("pid"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(directory.join("log")).unwrap())
+            .spawn()
+            .unwrap_or_else(|error| panic!("dockerd: {error}\n(`./test` installs it)"));
+        let docker = Self { daemon, socket };
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while !docker.command(context).arg("version").output().status.success() {
+            let log = std::fs::read_to_string(directory.join("log")).unwrap();
+            assert!(Instant::now() < deadline, "the Docker engine did not start: {log}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        docker
+    }
+
+    fn command(&self, context: &Context) -> Run {
+        context.command("docker").env("DOCKER_HOST", &self.socket)
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        // It ends its containerd and unmounts what it has mounted.
+        let id = rustix::process::Pid::from_child(&self.daemon);
+        // It may have ended by itself; then there is nothing to wait for either.
+        let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
+        drop(self.daemon.wait());
+    }
+}
+
+fn project(context: &Context) {
+    context.write("project/Dockerfile", "FROM scratch\nCOPY file /file\nCMD [\"/none\"]\n");
+    context.write("project/file", "content\n");
+}
+
+#[test]
+fn an_image_is_loaded_into_docker() {
+    if !is_root() {
+        println!("skipped: a Docker engine needs root");
+        return;
+    }
+    let context = Context::new();
+    project(&context);
+    let docker = Docker::start(&context);
+    let build = |arguments: &[&str]| {
+        let build = context.build().env("DOCKER_HOST", &docker.socket).args(arguments);
+        build.arg(context.path("project"))
+    };
+    build(&["--load", "--tag", "example.test/app:1", "--tag", "other"]).success();
+    for name in ["example.test/app:1", "other:latest"] {
+        docker.command(&context).args(["image", "inspect", name]).success().says("/none");
+    }
+    build(&["--output", "type=docker", "--tag", "example.test/app:2"]).success();
+    docker.command(&context).args(["image", "inspect", "example.test/app:2"]).success();
+    let archive = context.path("saved.tar");
+    docker.command(&context).args(["save", "--output", text(&archive), "other"]).success();
+    drop(docker);
+    // Nobody is there any more.
+    let socket = format!("unix://{}/docker/socket", context.path("").display());
+    let failed = context.build().env("DOCKER_HOST", &socket).args(["--load", "--tag", "x"]);
+    failed.arg(context.path("project")).failure().says("Docker engine").says("type=docker,dest=");
+}
+
+#[test]
+fn an_image_is_loaded_into_podman() {
+    if std::os::unix::net::UnixStream::connect("/var/run/docker.sock").is_ok() {
+        println!("skipped: a Docker engine of this machine would be taken");
+        return;
+    }
+    let context = Context::new();
+    project(&context);
+    let storage = format!(
+        "[storage]\ndriver = \"vfs\"\ngraphroot = \"{0}/root\"\nrunroot = \"{0}/run\"\n",
+        context.path("podman").display()
+    );
+    context.write("storage.conf", &storage);
+    let with_storage = |run: Run| run.env("CONTAINERS_STORAGE_CONF", context.path("storage.conf"));
+    let build = with_storage(context.build()).args(["--load", "--tag", "example.test/app:1"]);
+    build.arg(context.path("project")).success();
+    with_storage(context.command("podman"))
+        .args(["image", "inspect", "example.test/app:1"])
+        .success()
+        .says("/none");
+    // Without any engine, it says what else can be done.
+    let nothing = context.build().env("PATH", Path::new("/nonexistent")).args(["--load", "--tag", "x"]);
+    nothing.arg(context.path("project")).failure().says("neither").says("type=docker,dest=");
+}
