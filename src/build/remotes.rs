@@ -607,7 +607,13 @@ fn tree_layer(engine: &Engine, root: &Path, mtime: Option<Timestamp>) -> Result<
     let failed = "reading a checkout";
     let found = scan(root, &Ignore::default(), &Wanted::Everything, &mut HashCache::default(), engine.now())
         .map_err(|error| BuildError::cache(failed, error))?;
-    let mut entries = Vec::with_capacity(found.len());
+    let mut entries = Vec::with_capacity(found.len() + 1);
+    // A directory that the checkout is copied to takes the time of its root.
+    let newest = found.iter().map(|entry| entry.metadata.mtime).max().unwrap_or_default();
+    let root_mtime = mtime.unwrap_or(Timestamp { nanos: 0, ..newest });
+    let metadata = Metadata { mode: 0o755, mtime: root_mtime, ..Metadata::default() };
+    let kind = EntryKind::Directory { opaque: false, implied: false };
+    entries.push((Vec::new(), Staged { node: Node { metadata, kind }, content: Content::None }));
     for entry in found {
         if super::copy::view::base_name(&entry.path).starts_with(b".wh.") {
             let error = super::copy::CopyError::Reserved { path: display(&entry.path) };

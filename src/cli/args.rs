@@ -138,11 +138,13 @@ pub struct LocalCacheArgs {
 /// What is built: the flags that `build` and `fingerprint` share.
 #[derive(Debug, Clone, Args)]
 pub struct BuildArgs {
-    /// The build context: a directory, or `-` to read a Dockerfile from standard input
+    /// The build context: a directory, a git repository, the URL of a tar or a Dockerfile, or `-` for one of these two on
+    /// standard input
     #[arg(value_name = "PATH")]
     pub context: String,
 
-    /// The Dockerfile, `-` for standard input [default: PATH/Dockerfile]
+    /// The Dockerfile: a file, a URL, `-` for standard input; inside of a context that is fetched if it is relative
+    /// [default: PATH/Dockerfile]
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<String>,
 
@@ -151,7 +153,7 @@ pub struct BuildArgs {
     pub build_arg: Vec<BuildArg>,
 
     /// Name another context: a directory, docker-image://REFERENCE, oci-layout://DIR[:TAG],
-    /// docker-archive://FILE, oci-archive://FILE, target:STAGE
+    /// docker-archive://FILE, oci-archive://FILE, target:STAGE, a git repository, a URL
     #[arg(long, value_name = "NAME=SOURCE")]
     pub build_context: Vec<BuildContextSpec>,
 
