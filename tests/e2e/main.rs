@@ -23,4 +23,5 @@ mod self_check;
 mod sources;
 mod ssh;
 mod steps;
+mod terminal;
 mod users;
