@@ -12,6 +12,7 @@ use crate::context::pattern::has_wildcard;
 use crate::context::scan::{ScanError, Wanted, scan};
 use crate::digest::Digest;
 use crate::dockerfile::Mount;
+use crate::exec::CancelToken;
 use crate::hint::Hint;
 use crate::layer::{Timestamp, Toc};
 use crate::tree::{Tree, TreeError};
@@ -122,6 +123,7 @@ pub(crate) fn load(
     wanted: &Wanted,
     hashes_dir: &Path,
     now: Timestamp,
+    cancel: &CancelToken,
 ) -> Result<ContextTree, ContextError> {
     let io = |path: &Path| {
         let path = path.to_owned();
@@ -136,7 +138,7 @@ pub(crate) fn load(
         .flatten()
         .and_then(|data| HashCache::decode(&data).ok())
         .unwrap_or_default();
-    let entries = scan(&root, &ignore, wanted, &mut hashes, now)?;
+    let entries = scan(&root, &ignore, wanted, &mut hashes, now, &|| cancel.is_cancelled())?;
     if hashes.is_changed() {
         // A cache of a cache: a build goes on without it.
         let _ = write_atomically(&hashes_file, &hashes.encode());

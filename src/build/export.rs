@@ -15,7 +15,9 @@ use super::layers::Layers;
 use super::materialise::copy_out;
 use super::options::{BuildRequest, Destination, LayerCompression, Output};
 use super::plan::{Plan, PlannedStage, Start};
+use super::stop::UntilCancelled;
 use crate::digest::{Digest, Hashing};
+use crate::exec::CancelToken;
 use crate::hint::Hint as _;
 use crate::image::{Descriptor, History, ImageConfig, Manifest, media_types};
 use crate::layer::{
@@ -391,7 +393,7 @@ async fn converted(
     let source = layers.blob(engine, layer).await?;
     let toc = layers.toc(engine, &layer.descriptor).await?;
     let local = engine.cache.local().clone();
-    let diff_id = layer.descriptor.diff_id;
+    let (diff_id, cancel) = (layer.descriptor.diff_id, engine.cancel.clone());
     let (digest, size) = engine
         .blocking(move || {
             let io = |error: std::io::Error| BuildError::cache("converting a layer", error);
@@ -399,7 +401,8 @@ async fn converted(
             let directory = local.tmp_dir().map_err(store)?;
             let target = directory.path().join("layer");
             let pieces: Vec<u64> = toc.frames.iter().map(|frame| frame.raw_size).collect();
-            let (actual, digest, size) = recompress(&source, &target, &pieces, wanted).map_err(io)?;
+            let (actual, digest, size) =
+                recompress(&source, &target, &pieces, wanted, &cancel).map_err(io)?;
             if actual != diff_id {
                 return Err(BuildError::cache(
                     "converting a layer",
@@ -424,8 +427,10 @@ fn recompress(
     target: &Path,
     pieces: &[u64],
     wanted: MediaType,
+    cancel: &CancelToken,
 ) -> std::io::Result<(Digest, Digest, u64)> {
-    let (_, reader) = layer::decompress(fs_err::File::open(source)?)?;
+    let source = UntilCancelled::new(fs_err::File::open(source)?, cancel);
+    let (_, reader) = layer::decompress(source)?;
     let mut raw = Hashing::new(reader);
     let mut out = Hashing::new(std::io::BufWriter::new(fs_err::File::create(target)?));
     for piece in pieces.iter().copied().chain([u64::MAX]) {
@@ -488,12 +493,12 @@ async fn tar(
     let tree = layers.tree(engine, chain).await?;
     let files = layers.opener(engine, &InputTree::Chain(Arc::clone(chain)), None).await?;
     let name = describe(destination);
-    let destination = destination.clone();
+    let (destination, cancel) = (destination.clone(), engine.cancel.clone());
     let result = engine
         .blocking(move || {
             let write = |out: &mut dyn Write| -> Result<(), BoxError> {
                 let options = LayerOptions { compression: Compression::None, ..LayerOptions::default() };
-                let mut writer = LayerWriter::new(out, options)?;
+                let mut writer = LayerWriter::new(UntilCancelled::new(out, &cancel), options)?;
                 let mut first_names = std::collections::HashMap::new();
                 for (path, node) in tree.walk(b"").filter(|(path, _)| !path.is_empty()) {
                     let kind = match (&node.kind, node.group.and_then(|group| first_names.get(&group))) {

@@ -178,10 +178,10 @@ impl Inputs {
         let ignore = self.ignore.clone().filter(|_| is_main);
         let hashes = engine.cache.local().state_dir("contexts");
         let hashes = hashes.map_err(|error| BuildError::cache("opening the local cache", error))?;
-        let now = engine.now();
+        let (now, cancel) = (engine.now(), engine.cancel.clone());
         let loaded = engine
             .blocking(move || {
-                contexts::load(&root, ignore.as_ref(), &wanted, &hashes, now).map_err(|error| {
+                contexts::load(&root, ignore.as_ref(), &wanted, &hashes, now, &cancel).map_err(|error| {
                     let (action, hint) = ("reading the build context".to_owned(), error.hint());
                     BuildError::Context { action, source: Box::new(error), hint }
                 })

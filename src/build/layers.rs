@@ -17,6 +17,7 @@ use super::copy::{CopyError, Opener};
 use super::engine::Engine;
 use super::error::BuildError;
 use super::inputs::{ImageInput, InputTree};
+use super::stop::UntilCancelled;
 use crate::context::open::open_file;
 use crate::digest::{Digest, Hashing};
 use crate::event::{Event, StepId};
@@ -28,7 +29,6 @@ use crate::layer::{
 };
 use crate::record::{Preimage, Record};
 use crate::registry::ImageSource;
-use crate::store::DirectoryStore;
 use crate::tree::Tree;
 
 /// The largest table of contents that is read: some millions of entries.
@@ -187,23 +187,23 @@ impl Layers {
         };
         engine.events.emit(Event::StepStatus { step, status: format!("unpacking {}", layer.digest.short()) });
         let (size, digest) = (layer.size, layer.digest);
-        let ownership = engine.ownership;
-        let local = engine.cache.local().clone();
+        let shared = engine.clone();
         let root = self.unpacked_root.clone();
         let (descriptor, toc) = engine
             .blocking(move || {
-                let unpacked =
-                    unpack_blob(&local, &path, &digest, ownership).map_err(|error| match error {
-                        UnpackError::Damaged => BuildError::Lost { digest, keys: Vec::new() },
-                        UnpackError::Build(error) => error,
-                        UnpackError::Layer(error) => {
-                            let hint = error.hint();
-                            let (place, image) = (String::new(), String::new());
-                            BuildError::Image { place, image, source: Box::new(error), hint }
-                        }
-                    })?;
+                let unpacked = unpack_blob(&shared, &path, &digest).map_err(|error| match error {
+                    UnpackError::Damaged => BuildError::Lost { digest, keys: Vec::new() },
+                    UnpackError::Build(error) => error,
+                    UnpackError::Layer(error) => {
+                        let hint = error.hint();
+                        let (place, image) = (String::new(), String::new());
+                        BuildError::Image { place, image, source: Box::new(error), hint }
+                    }
+                })?;
                 let toc = unpacked.scanned.toc.encode();
-                let toc = local
+                let toc = shared
+                    .cache
+                    .local()
                     .store_bytes(toc)
                     .map_err(|error| BuildError::cache("storing a layer's contents", error))?;
                 let diff_id = unpacked.keep(&root)?;
@@ -244,12 +244,12 @@ impl Layers {
         let path = self.blob(engine, layer).await?;
         let (diff_id, digest) = (layer.descriptor.diff_id, layer.descriptor.digest);
         let keys: Vec<_> = layer.key.into_iter().collect();
-        let ownership = engine.ownership;
+        let shared = engine.clone();
         let root = self.unpacked_root.clone();
         engine
             .blocking(move || {
                 let lost = |keys| BuildError::Lost { digest, keys };
-                let unpacked = match unpack_blob(&local, &path, &digest, ownership) {
+                let unpacked = match unpack_blob(&shared, &path, &digest) {
                     Ok(unpacked) if unpacked.scanned.diff_id == diff_id => unpacked,
                     Ok(_) | Err(UnpackError::Damaged) => return Err(lost(keys)),
                     Err(UnpackError::Build(error)) => return Err(error),
@@ -438,15 +438,11 @@ impl UnpackedLayer {
 }
 
 /// Unpacks the blob at `path`, which must have the digest `digest`.
-fn unpack_blob(
-    local: &DirectoryStore,
-    path: &Path,
-    digest: &Digest,
-    ownership: super::engine::Ownership,
-) -> Result<UnpackedLayer, UnpackError> {
+fn unpack_blob(engine: &Engine, path: &Path, digest: &Digest) -> Result<UnpackedLayer, UnpackError> {
     let build = |error: Box<dyn std::error::Error + Send + Sync>| {
         UnpackError::Build(BuildError::cache("unpacking a layer", error))
     };
+    let local = engine.cache.local();
     let directory = local.tmp_dir().map_err(|error| build(error.into()))?;
     let target = directory.path().join("fs");
     let open = || {
@@ -454,8 +450,9 @@ fn unpack_blob(
         Ok::<_, std::io::Error>((fs_err::File::open(path)?, File::open(&target)?))
     };
     let (blob, target) = open().map_err(|error| build(error.into()))?;
+    let blob = UntilCancelled::new(blob, &engine.cancel);
     let unpack = || {
-        let mut unpacker = Unpacker::new(target, unpack_options(ownership))?;
+        let mut unpacker = Unpacker::new(target, unpack_options(engine.ownership))?;
         let options = ScanOptions { max_raw_size: RAW_BYTES_MAX, ..ScanOptions::default() };
         let scanned = layer::scan(blob, &options, &mut unpacker)?;
         unpacker.finish()?;
@@ -467,6 +464,7 @@ fn unpack_blob(
             local.quarantine_blob(digest);
             Err(UnpackError::Damaged)
         }
+        Err(_) if engine.cancel.is_cancelled() => Err(UnpackError::Build(BuildError::Cancelled)),
         // Damage shows in many ways. What is sound and still fails is the layer's, or the disk's, own fault.
         Err(error) => match digest_of(path) {
             Ok(actual) if actual == *digest => Err(UnpackError::Layer(error)),
@@ -622,7 +620,7 @@ pub(crate) fn write_staged(
 pub(crate) fn write_layer(
     engine: &Engine,
     compression: Compression,
-    fill: impl FnOnce(&mut LayerWriter<File>) -> Result<(), BuildError>,
+    fill: impl FnOnce(&mut LayerWriter<UntilCancelled<File>>) -> Result<(), BuildError>,
 ) -> Result<FinishedLayer, BuildError> {
     let local = engine.cache.local();
     let store = |error| BuildError::cache("storing a layer", error);
@@ -631,6 +629,7 @@ pub(crate) fn write_layer(
     let file = File::create(&path).map_err(|error| BuildError::cache("creating a layer", error))?;
     let options = LayerOptions { compression, ..LayerOptions::default() };
     let failed = |error: LayerError| BuildError::cache("writing a layer", error);
+    let file = UntilCancelled::new(file, &engine.cancel);
     let mut writer = LayerWriter::new(file, options).map_err(failed)?;
     fill(&mut writer)?;
     let finished = writer.finish().map_err(failed)?;

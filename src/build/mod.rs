@@ -24,6 +24,7 @@ mod remotes;
 mod run;
 mod solve;
 mod ssh;
+mod stop;
 mod why;
 
 pub use checks::{Checked, Target, targets};

@@ -605,7 +605,8 @@ fn directory_in(root: &Path, path: &str) -> Option<std::path::PathBuf> {
 /// Writes the files below `root` as a layer: they belong to root, and have the modes that git knows.
 fn tree_layer(engine: &Engine, root: &Path, mtime: Option<Timestamp>) -> Result<FinishedLayer, BuildError> {
     let failed = "reading a checkout";
-    let found = scan(root, &Ignore::default(), &Wanted::Everything, &mut HashCache::default(), engine.now())
+    let (mut hashes, stop) = (HashCache::default(), || engine.cancel.is_cancelled());
+    let found = scan(root, &Ignore::default(), &Wanted::Everything, &mut hashes, engine.now(), &stop)
         .map_err(|error| BuildError::cache(failed, error))?;
     let mut entries = Vec::with_capacity(found.len() + 1);
     // A directory that the checkout is copied to takes the time of its root.

@@ -111,19 +111,22 @@ enum FoundKind {
 /// The entries are sorted as a tree is walked: parents before children, siblings by name. `now` is the time at
 /// which the scan begins: digests of files that changed just before it are not remembered in `hashes`, because
 /// another change within the clock's resolution would go unseen.
+///
+/// As soon as `stop` says so it fails: the contents of a context can take minutes to read.
 pub fn scan(
     root: &Path,
     ignore: &Ignore,
     wanted: &Wanted,
     hashes: &mut HashCache,
     now: Timestamp,
+    stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Vec<Entry>, ScanError> {
     let mut found = walk(root, ignore, wanted)?;
     // Links inside the context may lead outside of what is wanted: then everything may be.
     if *wanted != Wanted::Everything && found.iter().any(|entry| is_link_to(entry, wanted)) {
         found = walk(root, ignore, &Wanted::Everything)?;
     }
-    hash_all(found, hashes, now)
+    hash_all(found, hashes, now, stop)
 }
 
 /// Whether `entry` is a symbolic link on the way to, or at, something wanted.
@@ -256,7 +259,12 @@ fn xattrs(path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
 }
 
 /// Turns what was found into entries: hashes the files, on all processors, and joins hard links.
-fn hash_all(found: Vec<Found>, hashes: &mut HashCache, now: Timestamp) -> Result<Vec<Entry>, ScanError> {
+fn hash_all(
+    found: Vec<Found>,
+    hashes: &mut HashCache,
+    now: Timestamp,
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<Vec<Entry>, ScanError> {
     let mut digests: Vec<Option<Digest>> = found
         .iter()
         .map(|entry| match &entry.kind {
@@ -275,7 +283,7 @@ fn hash_all(found: Vec<Found>, hashes: &mut HashCache, now: Timestamp) -> Result
             scope.spawn(|| {
                 while let Some(at) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let size = if let FoundKind::File { state } = &found[*at].kind { state.size } else { 0 };
-                    let result = hash_file(&found[*at].disk, size);
+                    let result = hash_file(&found[*at].disk, size, stop);
                     let failed = result.is_err();
                     results.lock().unwrap_or_else(PoisonError::into_inner).push((*at, result));
                     if failed {
@@ -317,12 +325,20 @@ fn hash_all(found: Vec<Found>, hashes: &mut HashCache, now: Timestamp) -> Result
     Ok(entries)
 }
 
+/// How much is read before a look at whether to stop.
+const STOP_BYTES: u64 = 16 << 20;
+
 /// The digest of a file that has `size` bytes. One that grows as fast as it is read is not read for ever.
-fn hash_file(path: &Path, size: u64) -> Result<Digest, ScanError> {
+fn hash_file(path: &Path, size: u64, stop: &dyn Fn() -> bool) -> Result<Digest, ScanError> {
     let hash = || {
         let mut hashing = Hashing::new(io::sink());
-        io::copy(&mut open_file(path)?.take(size.saturating_add(1)), &mut hashing)?;
-        Ok(hashing.finish())
+        let mut file = open_file(path)?.take(size.saturating_add(1));
+        while !stop() {
+            if io::copy(&mut (&mut file).take(STOP_BYTES), &mut hashing)? == 0 {
+                return Ok(hashing.finish());
+            }
+        }
+        Err(io::Error::other("the scan was stopped"))
     };
     match hash() {
         Ok((_, digest, length)) if length == size => Ok(digest),
@@ -339,8 +355,21 @@ mod tests {
     fn names(root: &Path, ignore: &str, wanted: &Wanted) -> Vec<String> {
         let ignore = Ignore::parse(".dockerignore", ignore.as_bytes()).unwrap();
         let now = Timestamp { seconds: 4_000_000_000, nanos: 0 };
-        let entries = scan(root, &ignore, wanted, &mut HashCache::default(), now).unwrap();
+        let entries = scan(root, &ignore, wanted, &mut HashCache::default(), now, &|| false).unwrap();
         entries.into_iter().map(|entry| String::from_utf8(entry.path).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_scan_that_is_stopped_reads_no_more() {
+        let root = sample();
+        // It would take a minute.
+        fs_err::File::create(root.path().join("large")).unwrap().set_len(60 << 30).unwrap();
+        let looks = AtomicUsize::new(0);
+        let stop = || looks.fetch_add(1, Ordering::Relaxed) > 10;
+        let now = Timestamp { seconds: 4_000_000_000, nanos: 0 };
+        let (ignore, wanted) = (Ignore::default(), Wanted::Everything);
+        assert!(scan(root.path(), &ignore, &wanted, &mut HashCache::default(), now, &stop).is_err());
+        assert!(looks.load(Ordering::Relaxed) < 20, "{looks:?}");
     }
 
     fn sample() -> tempfile::TempDir {
@@ -378,7 +407,8 @@ mod tests {
         let now = Timestamp::default();
         let ignore = Ignore::parse("", b"").unwrap();
         let entries =
-            scan(root.path(), &ignore, &Wanted::Everything, &mut HashCache::default(), now).unwrap();
+            scan(root.path(), &ignore, &Wanted::Everything, &mut HashCache::default(), now, &|| false)
+                .unwrap();
         let kind = |path: &[u8]| entries.iter().find(|entry| entry.path == path).unwrap().kind.clone();
         assert_eq!(kind(b"zz"), EntryKind::HardLink { target: b"top".to_vec() });
         assert_eq!(kind(b"top"), EntryKind::File { size: 3, content: Digest::of("top"), offset: 0 });

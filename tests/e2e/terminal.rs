@@ -1,6 +1,6 @@
 //! The program in front of somebody: live progress in a real pseudo terminal, and the keys that stop it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 
@@ -180,6 +180,20 @@ fn one_ctrl_c_stops_and_cleans_up() {
 }
 
 #[test]
+fn ctrl_c_does_not_wait_for_a_large_file() {
+    let lab = Lab::new();
+    // Reading it would take minutes.
+    std::fs::File::create(lab.file("large", "").path("large")).unwrap().set_len(200 << 30).unwrap();
+    let mut terminal = Terminal::start(live(&lab, "FROM busybox\nCOPY large /\n"), (100, 30));
+    terminal.wait_for("the step", |screen| running(screen, "COPY large"));
+    terminal.press(b"\x03");
+    let status = terminal.end(Duration::from_secs(10));
+    assert_eq!(status.code(), Some(130), "{:#?}", terminal.screen());
+    assert_empty(&lab.context.path("tmp"));
+    assert_empty(&lab.context.path("xdg/crossdock/v1/tmp"));
+}
+
+#[test]
 fn sigterm_stops_and_cleans_up_in_a_terminal_too() {
     let lab = Lab::new();
     let mark = mark("sigterm");
@@ -198,10 +212,24 @@ fn a_second_ctrl_c_ends_it_at_once_and_the_next_start_cleans_up() {
     let lab = Lab::new();
     let mark = mark("twice");
     let mut terminal = sitting(&lab, &mark, "trap : INT TERM; echo sitting; while :; do sleep 1; done");
-    // Both are there before the first can have been acted upon to the end.
+    // What runs the step does not move any more, so that one Ctrl-C is not enough.
+    let children = terminal.children();
+    assert!(!children.is_empty());
+    for child in &children {
+        kill_process(*child, Signal::STOP).unwrap();
+    }
     terminal.press(b"\x03");
+    terminal.wait_for("what the first one does", |screen| has(screen, "stopping and cleaning up"));
     terminal.press(b"\x03");
-    let status = terminal.end(Duration::from_secs(20));
+    // Sooner than the executor loses its patience with them.
+    let pressed = Instant::now();
+    let status = terminal.end(Duration::from_secs(10));
+    let took = pressed.elapsed();
+    // They move again, and find that nobody waits for them. One that has been killed is as good.
+    for child in children {
+        let _ = kill_process(child, Signal::CONT);
+    }
+    assert!(took < Duration::from_millis(1500), "not at once, but after {took:?}");
     assert_eq!(status.code(), Some(130), "{:#?}", terminal.screen());
     assert!(terminal.shows_cursor());
     assert_gone(&lab, &mark);

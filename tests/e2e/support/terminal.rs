@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::process::Pid;
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
@@ -75,8 +76,19 @@ impl Terminal {
     }
 
     /// The process id of the program.
-    pub(crate) fn id(&self) -> rustix::process::Pid {
-        rustix::process::Pid::from_child(&self.child)
+    pub(crate) fn id(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// The processes that the program itself has started.
+    pub(crate) fn children(&self) -> Vec<Pid> {
+        let tasks = format!("/proc/{}/task", self.id().as_raw_nonzero());
+        let lists = std::fs::read_dir(tasks).unwrap().flatten().map(|task| task.path().join("children"));
+        // A thread that has ended since has no children.
+        let lists: Vec<String> =
+            lists.map(|list| std::fs::read_to_string(list).unwrap_or_default()).collect();
+        let ids = lists.iter().flat_map(|list| list.split_whitespace());
+        ids.filter_map(|id| Pid::from_raw(id.parse().unwrap())).collect()
     }
 
     /// What the screen shows: its rows without the blanks at their ends.
