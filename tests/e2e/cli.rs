@@ -119,8 +119,9 @@ fn variables_stand_in_for_flags() {
 }
 
 #[test]
-fn a_dockerfile_on_standard_input_is_no_archive() {
-    let mut child = command(&["build", "-"])
+fn an_archive_on_standard_input_is_a_context_and_must_be_sound() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut child = command(&["build", "--local-cache", directory.path().to_str().unwrap(), "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -128,8 +129,8 @@ fn a_dockerfile_on_standard_input_is_no_archive() {
         .unwrap();
     child.stdin.take().unwrap().write_all(b"\x1f\x8b\x08 not a Dockerfile").unwrap();
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("unpack it"), "{}", stderr(&output));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("build context: could not get `standard input`"), "{}", stderr(&output));
 }
 
 #[test]
