@@ -270,7 +270,9 @@ impl DeepPattern {
 
     /// Whether a path beneath the directory `dir` might match. False is certain, true is not.
     pub fn may_match_beneath(&self, dir: &[u8]) -> bool {
-        let literal = self.text.find(['*', '?', '[', ']', '\\', '^']).unwrap_or(self.text.len());
+        // The replacement character stands for any byte that is no UTF-8.
+        let special = ['*', '?', '[', ']', '\\', '^', char::REPLACEMENT_CHARACTER];
+        let literal = self.text.find(special).unwrap_or(self.text.len());
         let prefix = &self.text.as_bytes()[..literal];
         let inside =
             |path: &[u8], dir: &[u8]| path.strip_prefix(dir).is_some_and(|rest| rest.first() == Some(&b'/'));

@@ -289,6 +289,14 @@ impl StageLowering<'_, '_, '_> {
         }
     }
 
+    /// As [`Self::expand`], for a text that will be expanded once more: what is questionable about it is found then.
+    fn peek(&self, lines: Lines, text: &str) -> Result<String, DockerfileError> {
+        let expanded = self.all.draft.lexer.word(text, &self.state.env);
+        expanded
+            .map(|expanded| expanded.text)
+            .map_err(|error| self.error(lines, error.to_string()).word(text))
+    }
+
     fn check_defined(&self, unmatched: &BTreeSet<String>, lines: Lines) {
         if !self.state.is_unknown {
             lint::undefined(unmatched, &self.state.declared, &self.state.env, lines, &self.lint);

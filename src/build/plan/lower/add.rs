@@ -20,7 +20,7 @@ impl StageLowering<'_, '_, '_> {
     /// COPY takes only what is there.
     pub(super) fn refuse_remote(&self, lines: Lines, copy: &Copy) -> Result<(), DockerfileError> {
         for source in &copy.sources {
-            let source = self.expand(lines, source)?;
+            let source = self.peek(lines, source)?;
             let message = match self.remote(lines, &source)? {
                 None => continue,
                 Some(RemoteSource::Git(_)) => "source can't be a git ref for COPY",
@@ -44,7 +44,7 @@ impl StageLowering<'_, '_, '_> {
         }
         let mut remotes = Vec::new();
         for (number, source) in add.sources.iter().enumerate() {
-            let source = self.expand(lines, source)?;
+            let source = self.peek(lines, source)?;
             let Some(remote) = self.remote(lines, &source)? else { continue };
             let (spec, name, unpack) = match remote {
                 RemoteSource::Git(git) => {
