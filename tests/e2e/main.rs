@@ -24,4 +24,5 @@ mod self_check;
 mod sources;
 mod ssh;
 mod steps;
+mod terminal;
 mod users;

@@ -37,9 +37,16 @@ impl Lab {
 
     /// A build of this Dockerfile, to be given outputs and run. The build context is its last argument already.
     pub(crate) fn build(&self, dockerfile: &str) -> Run {
+        self.build_showing("plain", dockerfile)
+    }
+
+    /// The same with a kind of progress.
+    pub(crate) fn build_showing(&self, progress: &str, dockerfile: &str) -> Run {
         self.file("Dockerfile", dockerfile);
         self.context
-            .build()
+            .crossdock()
+            .arg("build")
+            .option("--progress", progress)
             .option_path("--build-context", "busybox=oci-layout://", base::busybox())
             .arg(self.context.path("project"))
     }

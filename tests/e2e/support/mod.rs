@@ -13,6 +13,7 @@ pub(crate) mod http;
 pub(crate) mod lab;
 pub(crate) mod oci;
 pub(crate) mod registry;
+pub(crate) mod terminal;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
@@ -190,6 +191,12 @@ impl Run {
         self
     }
 
+    /// Removes a variable.
+    pub(crate) fn without_env(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
     /// Runs it in another directory.
     pub(crate) fn current_dir(mut self, directory: impl AsRef<Path>) -> Self {
         self.command.current_dir(directory);
@@ -212,6 +219,11 @@ impl Run {
     pub(crate) fn spawn(mut self) -> Child {
         self.command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.command))
+    }
+
+    /// The command itself, for what nothing here does.
+    pub(crate) fn into_command(self) -> Command {
+        self.command
     }
 
     /// Runs it to its end, whatever that is.
