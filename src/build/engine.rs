@@ -15,6 +15,7 @@ use super::foreign::Foreign;
 use super::inputs::Inputs;
 use super::layers::Layers;
 use super::options::BuildRequest;
+use super::plan::with_epoch;
 use super::remotes::Remotes;
 use super::solve::{Progress, Solver};
 use super::ssh::Agents;
@@ -251,8 +252,12 @@ impl Engine {
         let agents = Agents::new(&request.ssh, self.cache.local());
         let layers = Layers::new(self)?;
         let remotes = Remotes::new(self, &layers, &agents, request, distrusted);
-        let request = &*remotes.with_dockerfile().await?;
-        let (lint, dockerfile) = checks::read(request);
+        let request = remotes.with_dockerfile().await?;
+        let (lint, dockerfile) = checks::read(&request);
+        let request = match &dockerfile {
+            Ok(dockerfile) => &*with_epoch(request, dockerfile)?,
+            Err(_) => &*request,
+        };
         let planned = match &dockerfile {
             Ok(dockerfile) => self.plan(request, dockerfile, &lint).await,
             Err(error) => Err(error.clone().into()),

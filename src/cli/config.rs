@@ -223,6 +223,15 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_example_is_valid() {
+        let page = include_str!("../../docs/configuration.md");
+        let example = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let config = load(example).unwrap_or_else(|error| panic!("{}", error.render(false)));
+        assert_eq!(config.registries["docker.io"].mirrors.len(), 2);
+        assert!(config.registries["10.0.0.7:5000"].plain_http);
+    }
+
+    #[test]
     fn a_file_that_is_named_must_be_there() {
         let environment = Environment { directory: "/nonexistent".into(), ..Environment::default() };
         assert!(Config::load(Some(Path::new("a.toml")), &environment).is_err());

@@ -21,7 +21,8 @@ pub struct OutputSpec {
 }
 
 const TYPES: &[&str] = &["image", "registry", "oci", "docker", "tar", "local", "cacheonly"];
-const KEYS: &[&str] = &["type", "dest", "name", "push", "tar", "compression", "oci-mediatypes"];
+const KEYS: &[&str] =
+    &["type", "dest", "name", "push", "tar", "compression", "oci-mediatypes", "rewrite-timestamp"];
 
 impl FromStr for OutputSpec {
     type Err = String;
@@ -55,6 +56,8 @@ impl FromStr for OutputSpec {
                 "push" => push = Some(csv::boolean(&key, &value)?),
                 "tar" => tar = Some(csv::boolean(&key, &value)?),
                 "compression" => compression = Some(parse_compression(&value)?),
+                // With an epoch the times in layers are clamped when they are made: there is nothing to rewrite.
+                "rewrite-timestamp" => drop(csv::boolean(&key, &value)?),
                 "oci-mediatypes" => {
                     if !csv::boolean(&key, &value)? {
                         return Err(
@@ -209,6 +212,7 @@ mod tests {
             ("type=oci,dest=-,tar=false", "directory"),
             ("type=local,dest=-", "directory"),
             ("type=image,push=perhaps", "true or false"),
+            ("type=image,rewrite-timestamp=perhaps", "true or false"),
             ("type=image,name=UPPER/x/Y", "lowercase"),
             ("type=image,compression=lzma", "unknown compression"),
             ("type=image,oci-mediatypes=false", "OCI"),

@@ -119,7 +119,8 @@ fn variables_stand_in_for_flags() {
 
 #[test]
 fn a_broken_archive_on_standard_input_is_no_dockerfile() {
-    let mut child = command(&["build", "-"])
+    let directory = tempfile::tempdir().unwrap();
+    let mut child = command(&["build", "--local-cache", directory.path().to_str().unwrap(), "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -14,6 +14,7 @@ mod docs;
 mod exec;
 mod faults;
 mod foreign;
+mod hosts;
 mod load;
 mod proof;
 mod random;

@@ -1,6 +1,7 @@
 //! Debian's docker-registry on loopback.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -26,15 +27,20 @@ const HTPASSWD: &str = "user:$2y$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSF
 impl Registry {
     /// Starts one on a free port.
     pub(crate) fn start() -> Self {
-        Self::launch(false)
+        Self::launch(false, None)
+    }
+
+    /// Starts one that speaks HTTPS with this certificate and its key.
+    pub(crate) fn start_with_tls(certificate: &Path, key: &Path) -> Self {
+        Self::launch(false, Some((certificate, key)))
     }
 
     /// Starts one that wants [`USER`] and [`PASSWORD`].
     pub(crate) fn start_with_login() -> Self {
-        Self::launch(true)
+        Self::launch(true, None)
     }
 
-    fn launch(login: bool) -> Self {
+    fn launch(login: bool, tls: Option<(&Path, &Path)>) -> Self {
         let storage =
             tempfile::Builder::new().prefix("registry-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let config = storage.path().join("config.yml");
@@ -45,12 +51,15 @@ impl Registry {
         } else {
             String::new()
         };
+        let tls = tls.map_or_else(String::new, |(certificate, key)| {
+            format!(", tls: {{certificate: {}, key: {}}}", certificate.display(), key.display())
+        });
         std::fs::write(
             &config,
             format!(
                 "version: 0.1\nlog: {{level: info, formatter: json, accesslog: {{disabled: true}}}}\n\
                  storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
-                 http: {{addr: '127.0.0.1:0'}}\n{auth}",
+                 http: {{addr: '127.0.0.1:0'{tls}}}\n{auth}",
                 storage.path().join("data").display()
             ),
         )
