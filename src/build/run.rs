@@ -117,7 +117,16 @@ impl Solver<'_> {
                 })
                 .await?
         };
-        let entries = staged.map_err(|error| self.copy_error(step, op, Some(&input), &error))?;
+        let mut entries = staged.map_err(|error| self.copy_error(step, op, Some(&input), &error))?;
+        // What the step starts from is one more source, of files that an archive gives another name.
+        let mut inputs = inputs.to_vec();
+        for (_, staged) in &mut entries {
+            if let Content::Base { path } = &mut staged.content {
+                let path = std::mem::take(path);
+                staged.content = Content::Source { origin: inputs.len(), path };
+            }
+        }
+        inputs.push(InputTree::Chain(Arc::clone(base)));
         let mut needed: Vec<Vec<Vec<u8>>> = vec![Vec::new(); inputs.len()];
         for (_, staged) in &entries {
             if let Content::Source { origin, path } = &staged.content

@@ -71,47 +71,66 @@ impl Hint for UserError {
 }
 
 /// Resolves the value of `USER` by the content of the image's `/etc/passwd` and `/etc/group` (empty if the
-/// image has none), as BuildKit does for RUN (`moby/sys/user`, `GetExecUser`):
+/// image has none), as BuildKit does for RUN (`executor/oci/user.go`; `moby/sys/user`, `GetExecUser`):
 ///
 /// - a number is an id, never a name; it needs no entry and then has group 0;
+/// - with a number or `root` on both sides of the colon nothing is looked up;
 /// - with `user:group` that group is the only one; without, the user's own and all that list it as member;
 /// - the group is one of the supplementary groups too.
 pub fn resolve_user(user: &str, passwd: &[u8], group: &[u8]) -> Result<ResolvedUser, UserError> {
     check_sizes(passwd, group)?;
-    if user.is_empty() {
-        return resolve_user("0", passwd, group);
+    let home = |uid: i64| {
+        let entry = users(passwd).find(|entry| entry.uid == uid)?;
+        Some(String::from_utf8_lossy(entry.home).into_owned())
+    };
+    if let Some((uid, gid)) = user.split_once(':')
+        && let (Some(uid), Some(gid)) = (plain_id(uid), plain_id(gid))
+    {
+        let (uid, gid) = (in_range(uid)?, in_range(gid)?);
+        return Ok(ResolvedUser { uid, gid, groups: vec![gid], home: home(uid.into()) });
     }
-    let (user_part, group_part) = split(user);
-    let user_part = if user_part.is_empty() { "0" } else { user_part };
-    let number = parse_id(user_part)?;
-    let entry = match number {
-        Some(uid) => users(passwd).find(|entry| entry.uid == uid),
-        None => users(passwd).find(|entry| entry.name == user_part.as_bytes()),
+    // Whatever comes after a second colon counts for nothing.
+    let mut parts = user.split(':');
+    let user_part = parts.next().filter(|part| !part.is_empty());
+    let group_part = parts.next().filter(|part| !part.is_empty());
+    let number = match user_part {
+        Some(part) => parse_id(part)?,
+        None => Some(0),
+    };
+    let group_number = group_part.map(parse_id).transpose()?.flatten();
+    let entry = match (number, user_part) {
+        (Some(uid), _) => users(passwd).find(|entry| entry.uid == i64::from(uid)),
+        (None, part) => users(passwd).find(|entry| part.is_some_and(|part| part.as_bytes() == entry.name)),
     };
     let (uid, default_gid) = match (&entry, number) {
-        (Some(entry), _) => (entry.uid, entry.gid),
+        (Some(entry), _) => (in_range(entry.uid)?, entry.gid),
         (None, Some(uid)) => (uid, 0),
-        (None, None) => return Err(UserError::NoUser { name: user_part.to_owned() }),
+        (None, None) => return Err(UserError::NoUser { name: user_part.unwrap_or_default().to_owned() }),
     };
-    let home = entry.as_ref().map(|entry| String::from_utf8_lossy(entry.home).into_owned());
     let mut list = Vec::new();
-    let gid = match group_part {
-        Some(name) => group_id(name, group)?,
-        None => {
-            if let Some(entry) = &entry {
+    let gid = match (group_part, group_number) {
+        (Some(_), Some(gid)) => gid,
+        (Some(name), None) => {
+            let entry = groups(group).find(|entry| entry.name == name.as_bytes());
+            in_range(entry.ok_or_else(|| UserError::NoGroup { name: name.to_owned() })?.gid)?
+        }
+        (None, _) => {
+            // A line without a name has no members.
+            if let Some(entry) = entry.as_ref().filter(|entry| !entry.name.is_empty()) {
                 for candidate in groups(group) {
                     let member = candidate.members.split(|&byte| byte == b',').any(|name| name == entry.name);
-                    if member && !list.contains(&candidate.gid) {
-                        list.push(candidate.gid);
+                    if member && !list.contains(&in_range(candidate.gid)?) {
+                        list.push(in_range(candidate.gid)?);
                     }
                 }
             }
-            default_gid
+            in_range(default_gid)?
         }
     };
     if !list.contains(&gid) {
         list.insert(0, gid);
     }
+    let home = entry.map(|entry| String::from_utf8_lossy(entry.home).into_owned());
     Ok(ResolvedUser { uid, gid, groups: list, home })
 }
 
@@ -127,11 +146,15 @@ pub fn resolve_owner(spec: &str, passwd: &[u8], group: &[u8]) -> Result<(u32, u3
         Some(id) => (id, id),
         None => users(passwd)
             .find(|entry| entry.name == user_part.as_bytes())
-            .map_or((0, 0), |entry| (entry.uid, entry.gid)),
+            .map_or(Ok((0, 0)), |entry| Ok((in_range(entry.uid)?, in_range(entry.gid)?)))?,
     };
     if let Some(name) = group_part {
-        let listed = || groups(group).find(|entry| entry.name == name.as_bytes()).map(|entry| entry.gid);
-        gid = owner_id(name).or_else(listed).unwrap_or(gid);
+        let listed = groups(group).find(|entry| entry.name == name.as_bytes()).map(|entry| entry.gid);
+        gid = match (owner_id(name), listed) {
+            (Some(id), _) => id,
+            (None, Some(id)) => in_range(id)?,
+            (None, None) => gid,
+        };
     }
     Ok((uid, gid))
 }
@@ -162,74 +185,79 @@ fn split(spec: &str) -> (&str, Option<&str>) {
     }
 }
 
+/// What both sides of a colon are if nothing needs to be looked up.
+fn plain_id(word: &str) -> Option<i64> {
+    if word == "root" {
+        return Some(0);
+    }
+    word.parse::<u32>().ok().filter(|_| !word.starts_with('+')).map(i64::from)
+}
+
 /// A number in the range of ids; `None` for what is not a number.
 fn parse_id(word: &str) -> Result<Option<u32>, UserError> {
-    let digits = word.strip_prefix('-').unwrap_or(word);
+    let digits = word.strip_prefix(['-', '+']).unwrap_or(word);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Ok(None);
     }
-    match word.parse::<u32>() {
-        // runc's limit: ids are 31 bits wide there.
-        Ok(id) if i32::try_from(id).is_ok() => Ok(Some(id)),
-        _ => Err(UserError::OutOfRange { id: word.to_owned() }),
-    }
+    in_range(word.parse().unwrap_or(i64::MAX)).map(Some)
 }
 
-fn group_id(name: &str, group: &[u8]) -> Result<u32, UserError> {
-    if let Some(gid) = parse_id(name)? {
-        return Ok(gid);
-    }
-    groups(group)
-        .find(|entry| entry.name == name.as_bytes())
-        .map(|entry| entry.gid)
-        .ok_or_else(|| UserError::NoGroup { name: name.to_owned() })
+/// runc's limit: ids are 31 bits wide there.
+fn in_range(id: i64) -> Result<u32, UserError> {
+    i32::try_from(id)
+        .ok()
+        .and_then(|id| u32::try_from(id).ok())
+        .ok_or_else(|| UserError::OutOfRange { id: id.to_string() })
 }
 
 struct UserEntry<'a> {
     name: &'a [u8],
-    uid: u32,
-    gid: u32,
+    uid: i64,
+    gid: i64,
     home: &'a [u8],
 }
 
 struct GroupEntry<'a> {
     name: &'a [u8],
-    gid: u32,
+    gid: i64,
     members: &'a [u8],
 }
 
-/// The well-formed lines of a passwd file. Others are skipped, as the C library does.
+/// The lines of a passwd file. What a line lacks is empty, and what should be a number and is none is 0.
 fn users(passwd: &[u8]) -> impl Iterator<Item = UserEntry<'_>> {
-    lines(passwd).filter_map(|line| {
+    lines(passwd).map(|line| {
         let mut fields = line.split(|&byte| byte == b':');
-        let name = fields.next()?;
-        fields.next()?;
-        let uid = number(fields.next()?)?;
-        let gid = number(fields.next()?)?;
+        let name = fields.next().unwrap_or_default();
+        let (_, uid, gid) = (fields.next(), number(fields.next()), number(fields.next()));
         fields.next();
-        Some(UserEntry { name, uid, gid, home: fields.next().unwrap_or_default() })
+        UserEntry { name, uid, gid, home: fields.next().unwrap_or_default() }
     })
 }
 
+/// The lines of a group file, but for comments.
 fn groups(group: &[u8]) -> impl Iterator<Item = GroupEntry<'_>> {
-    lines(group).filter_map(|line| {
+    lines(group).filter(|line| line[0] != b'#').map(|line| {
         let mut fields = line.split(|&byte| byte == b':');
-        let name = fields.next()?;
-        fields.next()?;
-        let gid = number(fields.next()?)?;
-        Some(GroupEntry { name, gid, members: fields.next().unwrap_or_default() })
+        let name = fields.next().unwrap_or_default();
+        let (_, gid) = (fields.next(), number(fields.next()));
+        GroupEntry { name, gid, members: fields.next().unwrap_or_default() }
     })
 }
 
 fn lines(content: &[u8]) -> impl Iterator<Item = &[u8]> {
-    content
-        .split(|&byte| byte == b'\n')
-        .map(<[u8]>::trim_ascii)
-        .filter(|line| !line.is_empty() && line[0] != b'#')
+    content.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty())
 }
 
-fn number(field: &[u8]) -> Option<u32> {
-    std::str::from_utf8(field).ok()?.parse().ok()
+/// As Go's `Atoi` with its error ignored.
+fn number(field: Option<&[u8]>) -> i64 {
+    use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+    let text = field.and_then(|field| std::str::from_utf8(field).ok()).unwrap_or_default();
+    match text.parse() {
+        Ok(number) => number,
+        Err(error) if *error.kind() == PosOverflow => i64::MAX,
+        Err(error) if *error.kind() == NegOverflow => i64::MIN,
+        Err(_) => 0,
+    }
 }
 
 #[cfg(test)]
@@ -262,6 +290,12 @@ mod tests {
         // Numbers are never names.
         user("1234", 1234, 0, &[0]);
         user("app:55", 1000, 55, &[55]);
+        // So that a name which looks like a number names nothing, and `root` on both sides needs no file.
+        user("+1000:+55", 1000, 55, &[55]);
+        user("01000:audio", 1000, 29, &[29]);
+        user("app:audio:more", 1000, 29, &[29]);
+        let found = resolve_user("root:root", b"root:x:5:6::/five:/", b"root:x:9:").unwrap();
+        assert_eq!((found.uid, found.gid, found.home), (0, 0, None));
         assert_eq!(resolve_user("app", PASSWD, GROUP).unwrap().home.as_deref(), Some("/home/app"));
         assert_eq!(resolve_user("4000", PASSWD, GROUP).unwrap().home, None);
     }
@@ -274,6 +308,11 @@ mod tests {
         assert_eq!(error.to_string(), "unable to find group video: no matching entries in /etc/group");
         assert!(matches!(resolve_user("4294967295", PASSWD, GROUP), Err(UserError::OutOfRange { .. })));
         assert!(matches!(resolve_user("-1", PASSWD, GROUP), Err(UserError::OutOfRange { .. })));
+        assert!(matches!(resolve_user("2147483648:1", PASSWD, GROUP), Err(UserError::OutOfRange { .. })));
+        assert!(matches!(
+            resolve_user("large", b"large:x:99999999999:1", b""),
+            Err(UserError::OutOfRange { .. })
+        ));
         assert!(matches!(resolve_user("app", b"", b""), Err(UserError::NoUser { .. })));
     }
 

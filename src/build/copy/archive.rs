@@ -7,7 +7,7 @@ use std::path::Path;
 use super::copier::Rules;
 use super::select::{Match, Source, lookup};
 use super::staging::{Content, NewDirectory, Staged, Staging};
-use super::view::{Node, View, base_name, clean, display, join, parent, resolve};
+use super::view::{Node, View, base_name, clean, components, display, join, parent, resolve};
 use super::{CopyError, Opener};
 use crate::digest::Hashing;
 use crate::layer::{
@@ -105,6 +105,9 @@ impl<V: View> Unpacker<'_, '_, V> {
         }
         let cleaned = clean(raw);
         let above = resolve(&*self.staging, &self.root, parent(&cleaned), true)?;
+        if !above.is_empty() && lookup(&*self.staging, &above).is_none() {
+            self.check_links(raw, parent(&cleaned))?;
+        }
         let place = join(&above, base_name(&cleaned));
         match path_problem(&place) {
             None => Ok(place),
@@ -113,6 +116,28 @@ impl<V: View> Unpacker<'_, '_, V> {
                 Err(self.error(format!("the entry `{shown}` {problem}")))
             }
         }
+    }
+
+    /// A directory that is missing is made, but not where a link leads to nothing: that is an error, as in Docker.
+    fn check_links(&self, raw: &[u8], directory: &[u8]) -> Result<(), CopyError> {
+        let mut here = Vec::new();
+        for component in components(directory) {
+            here = join(&here, component);
+            let link = resolve(&*self.staging, &self.root, &here, false)?;
+            let Some(Node { kind: EntryKind::Symlink { target }, .. }) = lookup(&*self.staging, &link) else {
+                continue;
+            };
+            let end = resolve(&*self.staging, &self.root, &here, true)?;
+            if end != self.root && lookup(&*self.staging, &end).is_none() {
+                return Err(self.error(format!(
+                    "the entry `{}` goes through the link `/{}` to `{}`, which is not there",
+                    display(raw),
+                    display(&link),
+                    display(&target)
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn entry(
@@ -181,7 +206,7 @@ impl<V: View> Unpacker<'_, '_, V> {
             return Ok(());
         }
         let first = self.staging.first_name(first).ok_or_else(|| {
-            self.error(format!("`{}` is a hard link to something that is not in the archive", display(raw)))
+            self.error(format!("`{}` is a hard link to something that is not there", display(raw)))
         })?;
         if first.strip_prefix(target).is_some_and(|rest| rest.starts_with(b"/")) {
             let message =

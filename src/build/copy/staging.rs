@@ -23,6 +23,11 @@ pub(crate) enum Content {
         /// The path in it.
         path: Vec<u8>,
     },
+    /// The file at this path of the tree that the entries are added to.
+    Base {
+        /// The path in it.
+        path: Vec<u8>,
+    },
     /// A part of a file on disk.
     Spooled {
         /// The file.
@@ -137,12 +142,22 @@ impl<'a, V: View> Staging<'a, V> {
         self.added.insert(path, staged);
     }
 
-    /// The name under which the file added at `path` is kept: the path itself, or the target of the link there.
-    pub(crate) fn first_name(&self, path: &[u8]) -> Option<Vec<u8>> {
+    /// The name under which the file at `path` is kept: the path itself, or the target of the link there. What the tree
+    /// has there is added to begin with, as a union file system copies up what gets another name; its other names in
+    /// the tree stay what they are. `None` if there is nothing, or a directory.
+    pub(crate) fn first_name(&mut self, path: &[u8]) -> Option<Vec<u8>> {
+        if !self.added.contains_key(path) {
+            let node = self.lookup(path).filter(|node| !node.is_directory())?;
+            let content = match node.kind {
+                EntryKind::File { size: 1.., .. } => Content::Base { path: path.to_vec() },
+                _ => Content::None,
+            };
+            self.added.insert(path.to_vec(), Staged { node, content });
+        }
         match &self.added.get(path)?.node.kind {
             EntryKind::HardLink { target } => Some(self.holder(path, target).to_vec()),
-            EntryKind::File { .. } => Some(path.to_vec()),
-            _ => None,
+            EntryKind::Directory { .. } => None,
+            _ => Some(path.to_vec()),
         }
     }
 
@@ -152,10 +167,19 @@ impl<'a, V: View> Staging<'a, V> {
         self.added.insert(path.to_vec(), Staged { node: Node { metadata, kind }, content: Content::None });
     }
 
-    /// Replaces the metadata of the file that is added at `holder`, which all its names share.
+    /// Changes the metadata of the file that is added at `holder`, which all its names share. Extended attributes stay,
+    /// but for a capability, which the kernel takes away when the owner is set; the mode of a symbolic link stays too.
     pub(crate) fn set_file_metadata(&mut self, holder: &[u8], metadata: &Metadata) {
-        if let Some(staged) = self.added.get_mut(holder) {
-            staged.node.metadata = metadata.clone();
+        let Some(staged) = self.added.get_mut(holder) else { return };
+        let old = std::mem::replace(&mut staged.node.metadata, metadata.clone());
+        let xattrs = &mut staged.node.metadata.xattrs;
+        for (name, value) in old.xattrs {
+            if name != b"security.capability" {
+                xattrs.entry(name).or_insert(value);
+            }
+        }
+        if matches!(staged.node.kind, EntryKind::Symlink { .. }) {
+            staged.node.metadata.mode = old.mode;
         }
     }
 

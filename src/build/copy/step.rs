@@ -169,6 +169,7 @@ pub(crate) fn open_content(
     openers: &[&dyn Opener],
 ) -> Result<Box<dyn std::io::Read + Send>, CopyError> {
     use std::io::{Cursor, Read, Seek, SeekFrom};
+    let missing = |path| Err(CopyError::NotFound { path: display(path) });
     let size = match staged.node.kind {
         EntryKind::File { size, .. } => size,
         _ => 0,
@@ -178,8 +179,10 @@ pub(crate) fn open_content(
         Content::Bytes(bytes) => Box::new(Cursor::new(bytes.clone())),
         Content::Source { origin, path } => match openers.get(*origin) {
             Some(opener) => opener.open(path)?,
-            None => return Err(CopyError::NotFound { path: display(path) }),
+            None => return missing(path),
         },
+        // Whoever works off a step makes a source of it, if there is any.
+        Content::Base { path } => return missing(path),
         Content::Spooled { file, offset } => {
             let open = || {
                 let mut spool = fs_err::File::open(file)?;
