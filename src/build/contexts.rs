@@ -15,6 +15,7 @@ use crate::dockerfile::Mount;
 use crate::exec::CancelToken;
 use crate::hint::Hint;
 use crate::layer::{Timestamp, Toc};
+use crate::store::replace_file;
 use crate::tree::{Tree, TreeError};
 
 /// An ignore file larger than this is a mistake; the Dockerfile has the same bound.
@@ -141,17 +142,9 @@ pub(crate) fn load(
     let entries = scan(&root, &ignore, wanted, &mut hashes, now, &|| cancel.is_cancelled())?;
     if hashes.is_changed() {
         // A cache of a cache: a build goes on without it.
-        let _ = write_atomically(&hashes_file, &hashes.encode());
+        let _ = replace_file(&hashes_file, |file| file.write_all(&hashes.encode()));
     }
     let mut tree = Tree::empty();
     tree.apply(0, &Toc { entries, frames: Vec::new() })?;
     Ok(ContextTree { root, tree: Arc::new(tree), ignore, ignore_name })
-}
-
-pub(crate) fn write_atomically(path: &Path, data: &[u8]) -> std::io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(directory)?;
-    std::io::Write::write_all(&mut file, data)?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
 }

@@ -25,7 +25,7 @@ use crate::layer::{
 };
 use crate::record::Preimage;
 use crate::registry::{self, BlobProvider, BoxError, DestinationError, ImageBundle, PushLayer};
-use crate::store::BlobSource;
+use crate::store::{BlobSource, replace_file};
 use crate::tree::NodeKind;
 
 /// What an export did.
@@ -534,7 +534,7 @@ async fn tar(
     result.map_err(|source| BuildError::Export { destination: name, source, hint: None })
 }
 
-/// Writes a file completely or not at all, or standard output.
+/// Writes a file completely or not at all, with the directories that it needs, or standard output.
 fn write_to(
     destination: &Destination,
     write: impl FnOnce(&mut dyn Write) -> Result<(), BoxError>,
@@ -543,16 +543,7 @@ fn write_to(
         Destination::Stdout => return write(&mut std::io::stdout().lock()),
         Destination::Path(path) => path,
     };
-    // A pipe or a device is written to; only a file is replaced.
-    if fs_err::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-        return write(&mut fs_err::OpenOptions::new().write(true).open(path)?);
-    }
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs_err::create_dir_all(directory)?;
-    let mut file = tempfile::Builder::new().prefix(".crossdock-").tempfile_in(directory)?;
-    write(file.as_file_mut())?;
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    file.as_file().set_permissions(mode)?;
-    file.persist(path)?;
-    Ok(())
+    replace_file(path, write)
 }

@@ -16,7 +16,7 @@ use crate::image::{CONFIG_BYTES_MAX, ImageConfig, MANIFEST_BYTES_MAX, Manifest};
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::{RegistryErrorKind, ResolvedImage, SourceError};
-use crate::store::{BlobSource, Store as _};
+use crate::store::{BlobSource, Store as _, replace_file};
 
 /// Three digests take a few hundred bytes.
 const REMEMBERED_BYTES_MAX: u64 = 64 << 10;
@@ -46,7 +46,7 @@ pub(crate) async fn keep(engine: &Engine, reference: &Reference, platform: &Plat
     }
     let remembered = Remembered { manifest: image.manifest_digest, config, index: image.index_digest };
     if let (Some(path), Ok(text)) = (place(engine, reference, platform), serde_json::to_vec(&remembered)) {
-        let _ = super::contexts::write_atomically(&path, &text);
+        let _ = replace_file(&path, |file| file.write_all(&text));
     }
 }
 

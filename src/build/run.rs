@@ -181,7 +181,19 @@ impl Solver<'_> {
             let error = exec::UserError::NoUser { name: spec.to_owned() };
             return Err(self.user_error(step, "", &error));
         }
-        resolve_owner(spec, &passwd, &group).map_err(|error| self.user_error(step, "", &error))
+        let mut unknown = |error: exec::UserError| {
+            let place = format!("{}:{}", self.dockerfile.name, step.lines);
+            let instead = match error {
+                exec::UserError::NoGroup { .. } => "the user's own group",
+                _ => "root",
+            };
+            self.emit(Event::Warning {
+                message: format!(
+                    "{place}: {error}; the owner `{spec}` means {instead} here, as with BuildKit"
+                ),
+            });
+        };
+        resolve_owner(spec, &passwd, &group, &mut unknown).map_err(|error| self.user_error(step, "", &error))
     }
 
     /// `/etc/passwd` and `/etc/group`, if `spec` needs them: numbers do not.

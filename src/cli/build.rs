@@ -1,6 +1,5 @@
 //! `crossdock build`.
 
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use super::report::{self, Built, Reporter};
 use super::{call, request, signals};
 use crate::build::{BuildOutcome, BuildRequest, Output};
 use crate::event::{Event, StepOutcome};
+use crate::store::replace_file;
 
 /// Runs the command; its errors have been shown when it returns.
 pub(super) fn command(command: &BuildCommand, environment: &Environment) -> ExitStatus {
@@ -132,22 +132,7 @@ fn metadata(outcome: &BuildOutcome, names: &[String]) -> Value {
 /// Writes a file so that it is there completely or not at all. What is no regular file (`/dev/stdout`, a pipe) is
 /// written to as it is.
 fn write_file(path: &Path, content: &[u8]) -> Result<(), CliError> {
-    let write = || {
-        let special = fs_err::metadata(path).is_ok_and(|metadata| !metadata.is_file());
-        if special {
-            return fs_err::OpenOptions::new().write(true).open(path)?.write_all(content);
-        }
-        let directory =
-            path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        use std::os::unix::fs::PermissionsExt as _;
-        let mut file = tempfile::Builder::new()
-            .permissions(std::fs::Permissions::from_mode(0o666))
-            .tempfile_in(directory)?;
-        file.write_all(content)?;
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
-    };
-    write().map_err(|error: std::io::Error| {
+    replace_file(path, |file| file.write_all(content)).map_err(|error: std::io::Error| {
         CliError::failure(anyhow::Error::new(error).context(format!("could not write {}", path.display())))
     })
 }

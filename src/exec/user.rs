@@ -138,22 +138,36 @@ pub fn resolve_user(user: &str, passwd: &[u8], group: &[u8]) -> Result<ResolvedU
 /// (`solver/llbsolver/ops`, `readUser`; `client/llb`, `WithUser`), which is not how RUN does it:
 ///
 /// - a number is both the user and, without a group, the group; a name has the group of its entry;
-/// - a name that the image does not have is root.
-pub fn resolve_owner(spec: &str, passwd: &[u8], group: &[u8]) -> Result<(u32, u32), UserError> {
+/// - a name that the image does not have is root, and a group that it does not have the user's; `unknown` is told.
+pub fn resolve_owner(
+    spec: &str,
+    passwd: &[u8],
+    group: &[u8],
+    unknown: &mut dyn FnMut(UserError),
+) -> Result<(u32, u32), UserError> {
     check_sizes(passwd, group)?;
     let (user_part, group_part) = split(spec);
     let (uid, mut gid) = match owner_id(user_part) {
         Some(id) => (id, id),
-        None => users(passwd)
-            .find(|entry| entry.name == user_part.as_bytes())
-            .map_or(Ok((0, 0)), |entry| Ok((in_range(entry.uid)?, in_range(entry.gid)?)))?,
+        None => match users(passwd).find(|entry| entry.name == user_part.as_bytes()) {
+            Some(entry) => (in_range(entry.uid)?, in_range(entry.gid)?),
+            None => {
+                if !user_part.is_empty() {
+                    unknown(UserError::NoUser { name: user_part.to_owned() });
+                }
+                (0, 0)
+            }
+        },
     };
     if let Some(name) = group_part {
         let listed = groups(group).find(|entry| entry.name == name.as_bytes()).map(|entry| entry.gid);
         gid = match (owner_id(name), listed) {
             (Some(id), _) => id,
             (None, Some(id)) => in_range(id)?,
-            (None, None) => gid,
+            (None, None) => {
+                unknown(UserError::NoGroup { name: name.to_owned() });
+                gid
+            }
         };
     }
     Ok((uid, gid))
@@ -318,7 +332,7 @@ mod tests {
 
     #[test]
     fn owners_as_buildkit_resolves_them() {
-        let owner = |spec: &str| resolve_owner(spec, PASSWD, GROUP).unwrap();
+        let owner = |spec: &str| resolve_owner(spec, PASSWD, GROUP, &mut |_| {}).unwrap();
         assert_eq!(owner("app"), (1000, 1001));
         assert_eq!(owner("app:audio"), (1000, 29));
         assert_eq!(owner("55:66"), (55, 66));
@@ -331,5 +345,12 @@ mod tests {
         assert_eq!(owner(":audio"), (0, 29));
         assert_eq!(owner("4294967295"), (0, 0));
         assert_eq!(owner("-1"), (0, 0));
+        let mut told = Vec::new();
+        for spec in ["app", "app:audio", "55:66", "root", ":audio", "x", "app:y", "x:y"] {
+            resolve_owner(spec, PASSWD, GROUP, &mut |error| told.push(error)).unwrap();
+        }
+        let (user, group) =
+            (UserError::NoUser { name: "x".to_owned() }, UserError::NoGroup { name: "y".to_owned() });
+        assert_eq!(told, [user.clone(), group.clone(), user, group]);
     }
 }

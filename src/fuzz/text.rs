@@ -322,5 +322,5 @@ pub(super) fn users(input: &[u8]) {
     if let Err(error) = resolve_user(&spec, passwd, group) {
         assert!(!format!("{error} {:?}", error.hint()).is_empty());
     }
-    let _ = resolve_owner(&spec, passwd, group);
+    let _ = resolve_owner(&spec, passwd, group, &mut |_| {});
 }

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -18,7 +17,7 @@ use super::layout::{CONTAINERD_NAME, REF_NAME, blob_name};
 use crate::digest::Verifying;
 use crate::image::{Descriptor, Document, ImageConfig, Index, MANIFEST_BYTES_MAX};
 use crate::reference::Reference;
-use crate::store::BlobSource;
+use crate::store::{BlobSource, replace_file};
 
 const LAYOUT_MARKER: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
@@ -70,7 +69,7 @@ pub async fn export_oci_layout(
         // Last, so that whatever the index names is there.
         let index = merge(&directory.join("index.json"), entries)
             .map_err(|reason| DestinationError::Unsupported { location: at, reason })?;
-        write_file(&directory.join("index.json"), |file| file.write_all(&index.to_bytes()))
+        replace_file(&directory.join("index.json"), |file| file.write_all(&index.to_bytes()))
             .map_err(|source| io_error(&directory, source))
     })
     .await
@@ -235,15 +234,7 @@ async fn write_archive(output: Output, files: Files) -> Result<(), DestinationEr
     };
     let result = blocking(move || match output {
         Output::Stream(stream) => write_tar(stream, files),
-        Output::File(path) => match fs_err::metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => {
-                Err(io::Error::new(io::ErrorKind::IsADirectory, "there is a directory of this name"))
-            }
-            Ok(metadata) if !metadata.is_file() => {
-                write_tar(fs_err::OpenOptions::new().write(true).open(&path)?, files)
-            }
-            _ => write_file(&path, |file| write_tar(file, files)),
-        },
+        Output::File(path) => replace_file(&path, |file| write_tar(file, files)),
     })
     .await;
     result.and_then(|written| written).map_err(|source| io_error(&path, source))
@@ -268,19 +259,6 @@ fn write_tar(output: impl Write, files: Files) -> io::Result<()> {
     output.flush()
 }
 
-/// Writes a file under another name and renames it.
-fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let parent = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let mut file = tempfile::Builder::new().prefix(".crossdock-").tempfile_in(parent)?;
-    write(&mut file)?;
-    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
-}
-
 fn write_layout_file(directory: &Path, name: &str, content: Content) -> Result<(), DestinationError> {
     let path = directory.join(name);
     let result = (|| {
@@ -293,7 +271,7 @@ fn write_layout_file(directory: &Path, name: &str, content: Content) -> Result<(
         {
             return Ok(());
         }
-        write_file(&path, |file| io::copy(&mut reader, file).map(drop))
+        replace_file(&path, |file| io::copy(&mut reader, file).map(drop))
     })();
     result.map_err(|source| io_error(&path, source))
 }

@@ -8,6 +8,7 @@ mod directory;
 pub mod maintain;
 mod memory;
 mod remote;
+mod replace;
 pub mod url;
 
 use std::fmt::Debug;
@@ -23,6 +24,7 @@ use crate::record::{Bundle, BundleName, Key, Record, Scope};
 pub use cache::{Cache, CacheOptions, CacheStats, FlushReport, Hit, Origin};
 pub use directory::{Clock, DirectoryStore, Lock, OpenError};
 pub use memory::MemoryStore;
+pub use replace::replace_file;
 
 /// Where the bytes of a blob come from.
 #[derive(Debug, Clone)]

@@ -256,10 +256,7 @@ fn read_marker(root: &Path) -> io::Result<Option<String>> {
 /// Two processes that do this at once write the same, and each renames a whole file.
 fn write_marker(root: &Path) -> io::Result<()> {
     fs_err::create_dir_all(root)?;
-    let mut file = files::new_file_in(root)?;
-    io::Write::write_all(&mut file, FORMAT.as_bytes())?;
-    file.persist(root.join("format")).map_err(|error| error.error)?;
-    Ok(())
+    super::replace_file(&root.join("format"), |file| file.write_all(FORMAT.as_bytes()))
 }
 
 #[async_trait]

@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use crate::support::lab::Lab;
-use crate::support::oci::{Tree, content};
+use crate::support::oci::{Image, Tree, content};
 use crate::support::text;
 
 /// A context with files of several kinds.
@@ -349,4 +349,21 @@ fn ignored_files_are_not_there() {
     let all = listing(&tree, "all");
     assert!(all.contains(&"c.md".to_owned()) && !all.iter().any(|path| path.starts_with("dir")), "{all:?}");
     assert!(Path::new(&lab.path("dir/one")).exists());
+}
+
+#[test]
+fn owners_that_the_image_does_not_have_are_root_and_that_is_said() {
+    let lab = lab();
+    let dockerfile = "FROM busybox\nCOPY --chown=app:staff a.txt /known\n\nCOPY --chown=nobody-knows a.txt /user\n\
+        COPY --chown=app:none-such a.txt /group\n";
+    let archive = lab.context.path("image.tar");
+    let output = lab.build(dockerfile).option_path("--output", "type=oci,dest=", &archive).success();
+    let told = output.stderr();
+    let warnings: Vec<_> = told.lines().filter(|line| line.contains("warning:")).collect();
+    assert!(matches!(warnings[..], [_, _]), "{output}");
+    output.says("Dockerfile:4: unable to find user nobody-knows");
+    output.says("Dockerfile:5: unable to find group none-such");
+    let tree = Image::read(&archive).tree();
+    let owner = |path: &str| (tree[path].uid, tree[path].gid);
+    assert_eq!([owner("known"), owner("user"), owner("group")], [(1000, 50), (0, 0), (1000, 1000)]);
 }
