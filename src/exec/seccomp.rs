@@ -219,12 +219,8 @@ fn namespace_bits() -> impl Iterator<Item = u64> {
 const LOAD: u16 = 0x20;
 const JUMP_EQUAL: u16 = 0x15;
 const JUMP_GREATER_EQUAL: u16 = 0x35;
-const JUMP_SET: u16 = 0x45;
 const RETURN: u16 = 0x06;
 const OFFSET_NUMBER: u32 = 0;
-const OFFSET_ARCH: u32 = 4;
-const OFFSET_ARGUMENT_0: u32 = 16;
-const RETURN_ALLOW: u32 = 0x7FFF_0000;
 const RETURN_ERRNO: u32 = 0x0005_0000;
 
 /// What seccompiler's rules cannot say: numbers compared by order, `clone3`'s other error, and 32-bit
@@ -236,6 +232,10 @@ fn prologue() -> BpfProgram {
     let mut program = Vec::new();
     #[cfg(target_arch = "x86_64")]
     {
+        const JUMP_SET: u16 = 0x45;
+        const OFFSET_ARCH: u32 = 4;
+        const OFFSET_ARGUMENT_0: u32 = 16;
+        const RETURN_ALLOW: u32 = 0x7FFF_0000;
         const AUDIT_ARCH_I386: u32 = 0x4000_0003;
         let mut compat = vec![statement(LOAD, OFFSET_NUMBER)];
         for &call in DENIED_I386 {
