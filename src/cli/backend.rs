@@ -13,7 +13,7 @@ use crate::event::{Event, Events};
 use crate::exec::{self, CancelToken, Executor, Ids, NativeExecutor, OciRuntimeExecutor, UserNamespace};
 use crate::layer::Timestamp;
 use crate::record::{Scope, Value};
-use crate::registry::{self, ClientOptions, Credentials, DockerConfigCredentials, Hosts, NoCredentials};
+use crate::registry::{self, ClientOptions, Hosts};
 use crate::store::maintain::{self, PrunePolicy};
 use crate::store::url::StoreUrl;
 use crate::store::{self, Cache, CacheOptions, DirectoryStore, Store};
@@ -29,8 +29,8 @@ pub(super) struct Settings {
     pub readonly: bool,
     /// The scopes: the first is written, all are read in their order. Never empty.
     pub scopes: Vec<Scope>,
-    /// Directory of the Docker client's configuration, for credentials.
-    pub docker_config: Option<PathBuf>,
+    /// Files with credentials for registries; the first that has one for a repository gives it.
+    pub credentials: Vec<PathBuf>,
     /// What is set for single registries.
     pub registries: Hosts,
     /// How git repositories are reached.
@@ -52,7 +52,7 @@ impl Settings {
             shared: args.cache.clone().or_else(|| config.cache.clone()).filter(|url| !url.is_empty()),
             readonly: args.cache_readonly || config.cache_readonly,
             scopes,
-            docker_config: environment.docker_config(),
+            credentials: environment.credential_files(),
             registries: config.registries.clone(),
             git: super::sources::git(environment),
         })
@@ -224,21 +224,7 @@ pub(super) fn engine(
         ..CacheOptions::default()
     };
     let cache = Cache::new(local, remote, options, Arc::clone(&events));
-    let credentials: Arc<dyn Credentials> = match &settings.docker_config {
-        None => Arc::new(NoCredentials),
-        Some(directory) => {
-            let path = directory.join("config.json");
-            match fs_err::read_to_string(&path) {
-                Ok(text) => Arc::new(DockerConfigCredentials::parse(&text).map_err(|error| {
-                    CliError::failure(
-                        anyhow::Error::new(error).context(format!("reading {}", path.display())),
-                    )
-                })?),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Arc::new(NoCredentials),
-                Err(error) => return Err(CliError::failure(error)),
-            }
-        }
-    };
+    let credentials = Arc::new(super::credentials::read(&settings.credentials)?);
     let options = ClientOptions { hosts: settings.registries.clone(), ..ClientOptions::default() };
     let registry = registry::Client::new(options, credentials)
         .map_err(|error| CliError::hinted(ExitStatus::System, error))?;

@@ -39,6 +39,8 @@ pub const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
 pub const HOME: &str = "HOME";
 /// Where the registries' credentials are.
 pub const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
+/// Where podman's credentials for the registries are.
+pub const REGISTRY_AUTH_FILE: &str = "REGISTRY_AUTH_FILE";
 /// The socket of an SSH agent.
 pub const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
 /// No colours.
@@ -92,7 +94,7 @@ pub const ALL: &[EnvVar] = &[
     EnvVar { name: CROSSDOCK_CONFIG, purpose: "The configuration file, unless `--config` is given" },
     EnvVar {
         name: XDG_CONFIG_HOME,
-        purpose: "The configuration file is `$XDG_CONFIG_HOME/crossdock/config.toml` by default",
+        purpose: "The configuration file is `$XDG_CONFIG_HOME/crossdock/config.toml` by default; podman's settings are beside it",
     },
     EnvVar {
         name: HOME,
@@ -103,12 +105,16 @@ pub const ALL: &[EnvVar] = &[
         purpose: "Directory of the `config.json` with credentials for registries and proxies for steps, instead of `~/.docker`",
     },
     EnvVar {
+        name: REGISTRY_AUTH_FILE,
+        purpose: "File with podman's credentials for registries, instead of `$XDG_RUNTIME_DIR/containers/auth.json` and `~/.config/containers/auth.json`",
+    },
+    EnvVar {
         name: DOCKER_HOST,
         purpose: "Docker engine that `--load` loads into, as `unix://…` or `tcp://…`",
     },
     EnvVar {
         name: XDG_RUNTIME_DIR,
-        purpose: "Where a rootless Docker engine's `docker.sock` is looked for by `--load`",
+        purpose: "Where a rootless Docker engine's `docker.sock` is looked for by `--load`, and podman's `containers/auth.json`",
     },
     EnvVar { name: SSH_AUTH_SOCK, purpose: "Socket of the SSH agent that `--ssh default` lets steps use" },
     EnvVar { name: NO_COLOR, purpose: "If not empty, no colours are used" },

@@ -25,6 +25,8 @@ pub struct Environment {
     pub stdin_is_terminal: bool,
     /// The configuration file of this machine, for all its users; there or not.
     pub machine_config: Option<PathBuf>,
+    /// Where podman keeps credentials if there is no `XDG_RUNTIME_DIR`; there or not.
+    pub podman_run: Option<PathBuf>,
     /// What the configuration file says.
     pub config: Config,
 }
@@ -39,6 +41,7 @@ impl Environment {
             stderr_is_terminal: std::io::stderr().is_terminal(),
             stdin_is_terminal: std::io::stdin().is_terminal(),
             machine_config: Some("/etc/crossdock/config.toml".into()),
+            podman_run: Some(format!("/run/containers/{}", rustix::process::geteuid().as_raw()).into()),
             config: Config::default(),
         })
     }
@@ -69,11 +72,33 @@ impl Environment {
 
     /// Where a configuration file may be: the user's, then the machine's.
     pub fn default_configs(&self) -> Vec<PathBuf> {
+        let machine = self.machine_config.clone();
+        self.user_config("crossdock/config.toml").into_iter().chain(machine).collect()
+    }
+
+    /// A file below the directory of the user's configuration.
+    fn user_config(&self, file: &str) -> Option<PathBuf> {
         let xdg =
             self.variable(env_vars::XDG_CONFIG_HOME).map(PathBuf::from).filter(|path| path.is_absolute());
-        let user = xdg.or_else(|| Some(self.home()?.join(".config")));
-        let machine = self.machine_config.clone();
-        user.map(|base| base.join("crossdock/config.toml")).into_iter().chain(machine).collect()
+        Some(xdg.or_else(|| Some(self.home()?.join(".config")))?.join(file))
+    }
+
+    /// The files with credentials for registries, those that may be there; what the first has counts. Docker's, then
+    /// podman's as containers-auth.json(5) names them.
+    pub fn credential_files(&self) -> Vec<PathBuf> {
+        let docker = self.docker_config().map(|directory| directory.join("config.json"));
+        let podman = match self.variable(env_vars::REGISTRY_AUTH_FILE) {
+            Some(file) => vec![self.absolute(Path::new(file))],
+            None => {
+                let runtime = self.variable(env_vars::XDG_RUNTIME_DIR);
+                let primary = match runtime {
+                    Some(directory) => Some(Path::new(directory).join("containers/auth.json")),
+                    None => self.podman_run.as_ref().map(|directory| directory.join("auth.json")),
+                };
+                primary.into_iter().chain(self.user_config("containers/auth.json")).collect()
+            }
+        };
+        docker.into_iter().chain(podman).collect()
     }
 
     /// The directory of the Docker client's configuration.
@@ -144,5 +169,37 @@ mod tests {
         assert_eq!(cache(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")]), Some("/x/crossdock".into()));
         assert_eq!(cache(&[("HOME", "/h"), ("XDG_CACHE_HOME", "x")]), Some("/h/.cache/crossdock".into()));
         assert_eq!(cache(&[]), None);
+    }
+
+    #[test]
+    fn credentials_are_where_docker_and_podman_keep_them() {
+        let files = |variables| {
+            let environment = Environment {
+                directory: "/work".into(),
+                podman_run: Some("/run/containers/7".into()),
+                ..environment(variables, false)
+            };
+            let files = environment.credential_files();
+            files.into_iter().map(|path| path.into_os_string().into_string().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            files(&[("HOME", "/h")]),
+            ["/h/.docker/config.json", "/run/containers/7/auth.json", "/h/.config/containers/auth.json"]
+        );
+        assert_eq!(
+            files(&[
+                ("HOME", "/h"),
+                ("XDG_RUNTIME_DIR", "/r"),
+                ("XDG_CONFIG_HOME", "/c"),
+                ("DOCKER_CONFIG", "/d")
+            ]),
+            ["/d/config.json", "/r/containers/auth.json", "/c/containers/auth.json"]
+        );
+        // A file that is named is podman's only one.
+        assert_eq!(
+            files(&[("HOME", "/h"), ("XDG_RUNTIME_DIR", "/r"), ("REGISTRY_AUTH_FILE", "a.json")]),
+            ["/h/.docker/config.json", "/work/a.json"]
+        );
+        assert_eq!(files(&[]), ["/run/containers/7/auth.json"]);
     }
 }

@@ -10,6 +10,7 @@ mod build;
 mod cache;
 mod call;
 pub mod config;
+mod credentials;
 mod csv;
 mod demo;
 mod docker;

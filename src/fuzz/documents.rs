@@ -9,9 +9,7 @@ use crate::digest::Digest;
 use crate::image::{self, Document, ImageConfig};
 use crate::platform::Platform;
 use crate::record::{Bundle, Record};
-use crate::registry::{
-    ArchiveSource, Credentials as _, DockerConfigCredentials, ImageSource as _, challenge,
-};
+use crate::registry::{ArchiveSource, CredentialFile, Credentials as _, ImageSource as _, challenge};
 
 pub(super) const JSON_WORDS: &[&str] = &[
     "{",
@@ -141,11 +139,11 @@ pub(super) fn archive(input: &[u8]) {
     });
 }
 
-/// Docker's configuration file, and a registry's challenge.
+/// Docker's and podman's file of credentials, and a registry's challenge.
 pub(super) fn registry(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     challenge(text);
-    match DockerConfigCredentials::parse(text) {
+    match CredentialFile::parse("auth.json", text) {
         Err(error) => assert!(!error.to_string().is_empty()),
         Ok(config) => {
             // Helpers are programs: whatever an input calls one, it is not started.
@@ -154,7 +152,7 @@ pub(super) fn registry(input: &[u8]) {
                 return;
             }
             for registry in ["r", "docker.io"] {
-                let _ = runtime().block_on(config.lookup(registry));
+                let _ = runtime().block_on(config.lookup(registry, "library/a"));
             }
         }
     }

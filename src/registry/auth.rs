@@ -56,7 +56,8 @@ pub(super) struct HostAuth {
 
 #[derive(Default)]
 struct State {
-    credential: Option<Credential>,
+    /// By repository: podman's file may have one for each.
+    credentials: HashMap<String, Credential>,
     challenge: Option<Challenge>,
     tokens: HashMap<Access, Token>,
 }
@@ -118,9 +119,10 @@ impl HostAuth {
         Ok(header.filter(|header| Some(header) != sent))
     }
 
-    /// Whether there is a credential for this registry, as far as it was looked up.
-    pub(super) async fn has_credential(&self) -> bool {
-        !matches!(self.state.lock().await.credential, None | Some(Credential::Anonymous))
+    /// Whether there is a credential for this place, as far as it was looked up.
+    pub(super) async fn has_credential(&self, place: &Place) -> bool {
+        let state = self.state.lock().await;
+        !matches!(state.credentials.get(&place.repository), None | Some(Credential::Anonymous))
     }
 }
 
@@ -131,14 +133,19 @@ impl State {
         place: &Place,
         access: &Access,
     ) -> Result<Option<HeaderValue>, Failure> {
-        let credential = match &self.credential {
+        let credential = match self.credentials.get(&place.repository) {
             Some(credential) => credential.clone(),
             None => {
-                let found = transport.credentials().lookup(&place.registry).await.map_err(|error| {
+                let looking = transport.credentials().lookup(&place.registry, &place.repository);
+                let found = looking.await.map_err(|error| {
                     let kind = RegistryErrorKind::Credentials { reason: error.to_string() };
                     Failure::permanent(place.error(kind))
                 })?;
-                self.credential.insert(found).clone()
+                if self.credentials.len() >= TOKENS_MAX {
+                    self.credentials.clear();
+                }
+                self.credentials.insert(place.repository.clone(), found.clone());
+                found
             }
         };
         match (&self.challenge, &credential) {

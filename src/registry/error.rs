@@ -167,8 +167,8 @@ impl Hint for RegistryError {
         let login = if registry == "docker.io" { String::new() } else { format!(" {registry}") };
         Some(match &self.kind {
             RegistryErrorKind::Denied { authenticated: false, .. } => format!(
-                "log in with `docker login{login}`, or check the name: many registries answer so when a \
-                 repository does not exist"
+                "log in with `docker login{login}` or `podman login {registry}`, or check the name: many registries \
+                 answer so when a repository does not exist"
             ),
             RegistryErrorKind::Denied { authenticated: true, .. } => format!(
                 "the credentials for {registry} were not accepted for this repository; log in again with \

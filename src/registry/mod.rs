@@ -31,7 +31,7 @@ pub use archive::ArchiveSource;
 pub(crate) use auth::challenge;
 pub use client::{Client, ClientOptions, FetchedManifest, ManifestHead, MountOutcome, UploadSession};
 pub use credentials::{
-    Credential, CredentialError, Credentials, DockerConfigCredentials, NoCredentials, Secret,
+    Credential, CredentialError, CredentialFile, CredentialSources, Credentials, NoCredentials, Secret,
 };
 pub use destination::{BlobProvider, BoxError, DestinationError, ImageBundle, PushLayer, PushReport};
 pub use error::{ErrorDetail, RegistryError, RegistryErrorKind};

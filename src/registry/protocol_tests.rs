@@ -26,7 +26,7 @@ struct Always(Credential);
 
 #[async_trait]
 impl Credentials for Always {
-    async fn lookup(&self, _: &str) -> Result<Credential, CredentialError> {
+    async fn lookup(&self, _: &str, _: &str) -> Result<Credential, CredentialError> {
         Ok(self.0.clone())
     }
 }

@@ -353,7 +353,7 @@ impl Transport {
                     continue;
                 }
             }
-            return Err(self.refused(place, response, host.has_credential().await).await);
+            return Err(self.refused(place, response, host.has_credential(place).await).await);
         }
     }
 

@@ -16,6 +16,7 @@ mod faults;
 mod foreign;
 mod hosts;
 mod load;
+mod logins;
 mod proof;
 mod random;
 mod registry;

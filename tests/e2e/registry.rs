@@ -15,8 +15,8 @@ use crossdock::layer::MediaType;
 use crossdock::platform::Platform;
 use crossdock::reference::Reference;
 use crossdock::registry::{
-    ArchiveSource, BlobProvider, BoxError, Client, ClientOptions, DockerConfigCredentials, ImageBundle,
-    ImageSource, NoCredentials, OciLayoutSource, Output, PushLayer, RegistrySource, export_docker_archive,
+    ArchiveSource, BlobProvider, BoxError, Client, ClientOptions, CredentialFile, ImageBundle, ImageSource,
+    NoCredentials, OciLayoutSource, Output, PushLayer, RegistrySource, export_docker_archive,
     export_oci_archive, export_oci_layout, push,
 };
 use crossdock::store::BlobSource;
@@ -252,7 +252,7 @@ async fn a_registry_with_a_login_is_used_with_the_docker_configuration() {
     assert!(error.hint().unwrap().contains("docker login"), "{error}");
 
     let config = serde_json::json!({"auths": {server.address(): {"username": USER, "password": PASSWORD}}});
-    let credentials = DockerConfigCredentials::parse(&config.to_string()).unwrap();
+    let credentials = CredentialFile::parse("config.json", &config.to_string()).unwrap();
     let client = Client::new(ClientOptions::default(), Arc::new(credentials)).unwrap();
     push(&client, &reference, &sample.bundle, &sample.blobs, &|_| {}).await.unwrap();
     check(&RegistrySource::new(client, reference), &sample, dir.path()).await;

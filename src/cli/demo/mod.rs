@@ -134,7 +134,7 @@ fn build(
         shared: Some(shared.to_string()),
         readonly: false,
         scopes: vec![Scope::default()],
-        docker_config: None,
+        credentials: Vec::new(),
         registries: crate::registry::Hosts::new(),
         git: Git::default(),
     };
