@@ -53,10 +53,19 @@ impl Settings {
             readonly: args.cache_readonly || config.cache_readonly,
             scopes,
             credentials: environment.credential_files(),
-            registries: config.registries.clone(),
+            registries: registries(environment),
             git: super::sources::git(environment),
         })
     }
+}
+
+/// What the configuration file sets for registries, completed by the certificates that Docker and podman would use.
+fn registries(environment: &Environment) -> Hosts {
+    let mut hosts = environment.config.registries.clone();
+    for (host, found) in registry::certificates(&environment.certificate_directories()) {
+        hosts.entry(host).or_default().complete(found);
+    }
+    hosts
 }
 
 /// The directory of the local cache.

@@ -140,6 +140,7 @@ impl Config {
                 skip_verify: settings.insecure,
                 certificates: settings.ca.iter().map(|ca| read("ca", ca)).collect::<Result<_, _>>()?,
                 identity,
+                problem: None,
             };
             registries.insert(host, options);
         }

@@ -27,6 +27,8 @@ pub struct Environment {
     pub machine_config: Option<PathBuf>,
     /// Where podman keeps credentials if there is no `XDG_RUNTIME_DIR`; there or not.
     pub podman_run: Option<PathBuf>,
+    /// Directories with certificates by registry, for all users of this machine; there or not.
+    pub machine_certificates: Vec<PathBuf>,
     /// What the configuration file says.
     pub config: Config,
 }
@@ -42,6 +44,9 @@ impl Environment {
             stdin_is_terminal: std::io::stdin().is_terminal(),
             machine_config: Some("/etc/crossdock/config.toml".into()),
             podman_run: Some(format!("/run/containers/{}", rustix::process::geteuid().as_raw()).into()),
+            machine_certificates: ["/etc/containers/certs.d", "/etc/docker/certs.d"]
+                .map(PathBuf::from)
+                .into(),
             config: Config::default(),
         })
     }
@@ -99,6 +104,12 @@ impl Environment {
             }
         };
         docker.into_iter().chain(podman).collect()
+    }
+
+    /// Directories with certificates by registry: the user's, then the machine's; there or not.
+    pub fn certificate_directories(&self) -> Vec<PathBuf> {
+        let machines = self.machine_certificates.iter().cloned();
+        self.user_config("containers/certs.d").into_iter().chain(machines).collect()
     }
 
     /// The directory of the Docker client's configuration.

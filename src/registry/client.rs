@@ -127,25 +127,10 @@ impl Client {
         };
         let mut connections = Connections { local, remote, certificates: missing, own: HashMap::new() };
         for (registry, host) in options.hosts.iter().filter(|(_, host)| host.has_tls_options()) {
-            let mut certificates = Vec::new();
-            let failed = |error: reqwest::Error| RegistryError {
+            let client = host.client(builder).map_err(|error| RegistryError {
                 registry: registry.clone(),
                 ..problem(super::redact::chain(&error))
-            };
-            for pem in &host.certificates {
-                certificates.extend(reqwest::Certificate::from_pem_bundle(pem).map_err(failed)?);
-            }
-            let secured = |mut builder: reqwest::ClientBuilder| {
-                if let Some(identity) = &host.identity {
-                    builder = builder.identity(reqwest::Identity::from_pem(identity).map_err(failed)?);
-                }
-                builder.tls_danger_accept_invalid_certs(host.skip_verify).build().map_err(failed)
-            };
-            let with_this_machines = secured(builder().tls_certs_merge(certificates.clone()));
-            let client = match with_this_machines {
-                Ok(client) => client,
-                Err(_) => secured(builder().tls_certs_only(certificates))?,
-            };
+            })?;
             connections.own.insert(super::transport::authority_of(registry), client);
         }
         let transport = Transport::new(connections, options.retry, options.hosts, credentials);

@@ -19,6 +19,8 @@ pub struct HostOptions {
     pub certificates: Vec<Vec<u8>>,
     /// A client's certificate and its key, as one PEM text.
     pub identity: Option<Vec<u8>>,
+    /// Why certificates that were found for it cannot be used. It is told when a connection to it fails.
+    pub problem: Option<String>,
 }
 
 /// The options by registry: host with optional port, as in references.
@@ -33,6 +35,7 @@ impl fmt::Debug for HostOptions {
             .field("skip_verify", &self.skip_verify)
             .field("certificates", &self.certificates.len())
             .field("identity", &self.identity.is_some())
+            .field("problem", &self.problem)
             .finish()
     }
 }
@@ -40,7 +43,57 @@ impl fmt::Debug for HostOptions {
 impl HostOptions {
     /// Whether it needs connections of its own.
     pub(super) fn has_tls_options(&self) -> bool {
-        self.skip_verify || !self.certificates.is_empty() || self.identity.is_some()
+        self.skip_verify || !self.certificates.is_empty() || self.identity.is_some() || self.problem.is_some()
+    }
+
+    /// Takes the certificates that were `found` for it, as far as nothing else is set.
+    pub fn complete(&mut self, found: Self) {
+        if self.plain_http {
+            return;
+        }
+        if self.certificates.is_empty() && !self.skip_verify {
+            self.certificates = found.certificates;
+            self.problem = found.problem;
+        }
+        self.identity = self.identity.take().or(found.identity);
+    }
+
+    /// The HTTP client for it, made by `builder`.
+    pub(super) fn client(
+        &self,
+        builder: impl Fn() -> reqwest::ClientBuilder,
+    ) -> reqwest::Result<reqwest::Client> {
+        // On a machine without certificates only its own are left.
+        self.build(|certificates| builder().tls_certs_merge(certificates))
+            .or_else(|_| self.build(|certificates| builder().tls_certs_only(certificates)))
+    }
+
+    fn build(
+        &self,
+        builder: impl FnOnce(Vec<reqwest::Certificate>) -> reqwest::ClientBuilder,
+    ) -> reqwest::Result<reqwest::Client> {
+        let mut certificates = Vec::new();
+        for pem in &self.certificates {
+            certificates.extend(reqwest::Certificate::from_pem_bundle(pem)?);
+        }
+        let mut builder = builder(certificates);
+        if let Some(identity) = &self.identity {
+            builder = builder.identity(reqwest::Identity::from_pem(identity)?);
+        }
+        builder.tls_danger_accept_invalid_certs(self.skip_verify).build()
+    }
+
+    /// Whether the certificates are some; else the reason why not.
+    pub(super) fn usable(&self) -> Result<(), String> {
+        for pem in &self.certificates {
+            let certificates = reqwest::Certificate::from_pem_bundle(pem);
+            if certificates.map_err(|error| super::redact::chain(&error))?.is_empty() {
+                return Err("there is no certificate in PEM form".to_owned());
+            }
+        }
+        self.build(|certificates| reqwest::Client::builder().tls_certs_only(certificates))
+            .map(drop)
+            .map_err(|error| super::redact::chain(&error))
     }
 }
 
@@ -102,6 +155,28 @@ mod tests {
         assert_eq!(of("m.example/hub/", "docker.io/a/b"), "m.example/hub/a/b:latest");
         let digest = format!("sha256:{}", "0".repeat(64));
         assert_eq!(of("localhost/x/y", &format!("r.io/a@{digest}")), format!("localhost/x/y/a@{digest}"));
+    }
+
+    #[test]
+    fn what_is_set_comes_before_what_is_found() {
+        let found = || HostOptions {
+            certificates: vec![b"found".to_vec()],
+            identity: Some(b"found".to_vec()),
+            ..HostOptions::default()
+        };
+        let completed = |mut set: HostOptions| {
+            set.complete(found());
+            set
+        };
+        assert_eq!(completed(HostOptions::default()), found());
+        let plain = HostOptions { plain_http: true, ..HostOptions::default() };
+        assert_eq!(completed(plain.clone()), plain);
+        let set = HostOptions { certificates: vec![b"set".to_vec()], ..HostOptions::default() };
+        assert_eq!(completed(set.clone()), HostOptions { identity: found().identity, ..set });
+        let set = HostOptions { identity: Some(b"set".to_vec()), ..HostOptions::default() };
+        assert_eq!(completed(set.clone()), HostOptions { certificates: found().certificates, ..set });
+        let careless = completed(HostOptions { skip_verify: true, ..HostOptions::default() });
+        assert!(careless.certificates.is_empty() && careless.identity.is_some());
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 mod archive;
 mod auth;
+mod certificates;
 mod client;
 mod copy;
 mod credentials;
@@ -29,6 +30,7 @@ mod transport;
 pub use archive::ArchiveSource;
 #[cfg(any(test, fuzzing))]
 pub(crate) use auth::challenge;
+pub use certificates::certificates;
 pub use client::{Client, ClientOptions, FetchedManifest, ManifestHead, MountOutcome, UploadSession};
 pub use credentials::{
     Credential, CredentialError, CredentialFile, CredentialSources, Credentials, NoCredentials, Secret,

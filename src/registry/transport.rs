@@ -507,8 +507,12 @@ impl Transport {
         if let Some(problem) = self.connections.certificates.as_ref().filter(|_| !plain_http) {
             reason = format!("{reason} (this machine's certificates cannot be loaded: {problem})");
         }
+        let problem = self.hosts.get(&place.registry).and_then(|host| host.problem.as_ref());
+        if let Some(problem) = problem {
+            reason = format!("{reason} ({problem})");
+        }
         // A certificate does not get better by asking again. Whatever else happens to connections may.
-        let permanent = error.is_builder() || reason.contains("certificate");
+        let permanent = error.is_builder() || problem.is_some() || reason.contains("certificate");
         let kind = RegistryErrorKind::Transport { reason, plain_http };
         Failure {
             error: Box::new(place.error(kind)),

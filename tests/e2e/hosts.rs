@@ -101,3 +101,48 @@ fn a_registry_with_a_private_authority_is_trusted_if_the_configuration_says_so()
     // Without a word about it, it is not even HTTPS that is spoken to this machine.
     to_file(push("four", None)).failure().says(registry.address());
 }
+
+#[test]
+fn certificates_are_found_where_docker_and_podman_look_for_them() {
+    let context = Context::new();
+    certificate(&context);
+    let [certificate, key, authority] =
+        ["certificate.pem", "key.pem", "ca.pem"].map(|name| context.path(name));
+    let registry = Registry::start_with_client_authority(&certificate, &key, &authority);
+    let found = format!("home/.config/containers/certs.d/{}", registry.address());
+    context.write("app/Dockerfile", "FROM scratch\nCOPY file /file\n");
+    context.write("app/file", "content\n");
+    let name = format!("{}/app:1", registry.address());
+    let push = || build(&context, "cache").args(["--push", "--tag", &name]).arg(context.path("app"));
+    let copy = |from: &str, to: &str| {
+        std::fs::create_dir_all(context.path(&found)).unwrap();
+        std::fs::copy(context.path(from), context.path(format!("{found}/{to}"))).unwrap();
+    };
+    push().failure();
+    // The authority is trusted, and the client has nothing to show.
+    copy("ca.pem", "ca.crt");
+    push().failure().says(registry.address());
+    copy("certificate.pem", "client.cert");
+    push().failure().says("client.cert has no key beside it");
+    copy("key.pem", "client.key");
+    push().success();
+    // podman reads the same directory, and what was pushed.
+    let pulled = context.command("skopeo").arg("inspect").arg(format!("docker://{name}")).success();
+    assert!(pulled.stdout().contains("linux"), "{pulled}");
+    let directory = context.path(format!("home/.config/containers/certs.d/{}", registry.address()));
+    // What is wrong there is told where it matters, and does not matter for other registries.
+    context.write(format!("{found}/ca.crt"), "nothing of the kind");
+    push().failure().says(text(&directory)).says("malformed");
+    let other = Registry::start();
+    let elsewhere = format!("{}/app:1", other.address());
+    build(&context, "cache").args(["--push", "--tag", &elsewhere]).arg(context.path("app")).success();
+    // The configuration file comes first.
+    let host = format!("[registries.\"{}\"]\n", registry.address());
+    let config = context.write(
+        "config.toml",
+        format!("{host}ca = [\"ca.pem\"]\nkeypair = [{{ key = \"key.pem\", cert = \"certificate.pem\" }}]\n"),
+    );
+    push().env("CROSSDOCK_CONFIG", config).success();
+    let plain = context.write("plain.toml", format!("{host}http = true\n"));
+    push().env("CROSSDOCK_CONFIG", plain).failure().says("HTTPS");
+}

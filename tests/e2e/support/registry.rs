@@ -27,20 +27,25 @@ const HTPASSWD: &str = "user:$2y$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSF
 impl Registry {
     /// Starts one on a free port.
     pub(crate) fn start() -> Self {
-        Self::launch(false, None)
+        Self::launch(false, "")
     }
 
     /// Starts one that speaks HTTPS with this certificate and its key.
     pub(crate) fn start_with_tls(certificate: &Path, key: &Path) -> Self {
-        Self::launch(false, Some((certificate, key)))
+        Self::launch(false, &tls(certificate, key, ""))
+    }
+
+    /// The same, for clients that have a certificate of this authority only.
+    pub(crate) fn start_with_client_authority(certificate: &Path, key: &Path, authority: &Path) -> Self {
+        Self::launch(false, &tls(certificate, key, &format!(", clientcas: [{}]", authority.display())))
     }
 
     /// Starts one that wants [`USER`] and [`PASSWORD`].
     pub(crate) fn start_with_login() -> Self {
-        Self::launch(true, None)
+        Self::launch(true, "")
     }
 
-    fn launch(login: bool, tls: Option<(&Path, &Path)>) -> Self {
+    fn launch(login: bool, tls: &str) -> Self {
         let storage =
             tempfile::Builder::new().prefix("registry-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let config = storage.path().join("config.yml");
@@ -51,9 +56,6 @@ impl Registry {
         } else {
             String::new()
         };
-        let tls = tls.map_or_else(String::new, |(certificate, key)| {
-            format!(", tls: {{certificate: {}, key: {}}}", certificate.display(), key.display())
-        });
         std::fs::write(
             &config,
             format!(
@@ -93,6 +95,11 @@ impl Registry {
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
+}
+
+/// The lines of the registry's configuration.
+fn tls(certificate: &Path, key: &Path, more: &str) -> String {
+    format!(", tls: {{certificate: {}, key: {}{more}}}", certificate.display(), key.display())
 }
 
 impl Drop for Registry {
