@@ -144,5 +144,5 @@ fn certificates_are_found_where_docker_and_podman_look_for_them() {
     );
     push().env("CROSSDOCK_CONFIG", config).success();
     let plain = context.write("plain.toml", format!("{host}http = true\n"));
-    push().env("CROSSDOCK_CONFIG", plain).failure().says("HTTPS");
+    push().env("CROSSDOCK_CONFIG", plain).failure().says("400 Bad Request");
 }

@@ -17,6 +17,7 @@ mod foreign;
 mod hosts;
 mod load;
 mod logins;
+mod mounts;
 mod proof;
 mod random;
 mod registry;

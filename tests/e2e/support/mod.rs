@@ -7,6 +7,7 @@ pub(crate) mod aftermath;
 pub(crate) mod base;
 pub(crate) mod buildkit;
 pub(crate) mod chance;
+pub(crate) mod counting;
 pub(crate) mod disk;
 pub(crate) mod hostile;
 pub(crate) mod http;
