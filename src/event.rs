@@ -100,6 +100,13 @@ pub enum Event {
         /// One sentence.
         message: String,
     },
+    /// The image was loaded into an engine of this machine.
+    Loaded {
+        /// Which: `the Docker engine at /var/run/docker.sock`.
+        engine: String,
+        /// The image's names.
+        names: Vec<String>,
+    },
     /// The build ended well.
     Finished(Summary),
 }

@@ -17,6 +17,7 @@ use super::options::{BuildRequest, Destination, LayerCompression, Output};
 use super::plan::{Plan, PlannedStage, Start};
 use super::stop::UntilCancelled;
 use crate::digest::{Digest, Hashing};
+use crate::event::Event;
 use crate::exec::CancelToken;
 use crate::hint::Hint as _;
 use crate::image::{Descriptor, History, ImageConfig, Manifest, media_types};
@@ -99,6 +100,8 @@ pub(crate) async fn export(
                             Some("`-o type=docker,dest=image.tar` writes the image to a file".to_owned());
                         BuildError::Export { destination: target.to_string(), source: Box::new(error), hint }
                     })?;
+                    let names = request.tags.iter().map(crate::reference::Reference::familiar).collect();
+                    engine.events.emit(Event::Loaded { engine: target.to_string(), names });
                 }
                 Output::Tar { .. } | Output::Local { .. } => {}
             }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::lab::Lab;
-use crate::support::oci::{self, Image, content};
+use crate::support::oci::{self, Image, TarBuilder, content};
 use crate::support::{Context, Run, base, is_root, text};
 
 /// A processor that this machine does not have.
@@ -89,6 +89,65 @@ fn build(lab: &Lab, dockerfile: &str, foreign: &Foreign) -> Run {
         "foreign=oci-layout://",
         base::foreign_busybox(foreign.architecture),
     )
+}
+
+/// The platform of the image and of its configuration, where nothing of it is run: no emulator is needed.
+#[test]
+fn images_for_another_processor_without_commands_need_no_emulator() {
+    // One that hardly any machine has an emulator for, so that this says something everywhere.
+    let foreign = "s390x";
+    let lab = Lab::new();
+    let layer = TarBuilder::new()
+        .directory("etc", 0o755)
+        .file("etc/passwd", 0o644, b"root:x:0:0::/:/bin/sh\napp:x:1234:5678::/:/bin/sh\n")
+        .file("etc/group", 0o644, b"root:x:0:\napp:x:5678:\n")
+        .finish();
+    let base = lab.context.path("base");
+    oci::write_layout_for(foreign, &base, &[&layer], &serde_json::json!({"Env": ["PATH=/bin", "OF=base"]}));
+    lab.file("file", "content\n");
+    let platform = format!("linux/{foreign}");
+    let build = |dockerfile: &str| {
+        lab.build(dockerfile).option("--platform", &platform).option_path(
+            "--build-context",
+            "base=oci-layout://",
+            &base,
+        )
+    };
+    // Commands run on this machine, for the other one, as when a compiler makes programs for it.
+    let dockerfile = "FROM --platform=$BUILDPLATFORM busybox AS compiler\n\
+         ARG TARGETARCH BUILDARCH\n\
+         RUN echo $BUILDARCH for $TARGETARCH > /made\n\
+         FROM base\n\
+         ARG TARGETPLATFORM\n\
+         ENV FOR=$TARGETPLATFORM\n\
+         WORKDIR /work/here\n\
+         COPY --chown=app --chmod=640 file own\n\
+         COPY --from=compiler /made .\n\
+         USER app\n\
+         CMD [\"/none\"]\n";
+    let image = lab.image_of(build(dockerfile));
+    assert_eq!(image.config["architecture"], foreign);
+    assert_eq!(image.config["os"], "linux");
+    let container = image.container();
+    assert_eq!(container["Env"], serde_json::json!(["PATH=/bin", "OF=base", format!("FOR={platform}")]));
+    assert_eq!(container["User"], "app");
+    assert_eq!(container["WorkingDir"], "/work/here");
+    let tree = image.tree();
+    assert_eq!(content(&tree, "work/here/made"), format!("{} for {foreign}\n", oci::architecture()));
+    let own = &tree["work/here/own"];
+    assert_eq!((own.uid, own.gid, own.mode & 0o7777), (1234, 5678, 0o640));
+    // From nothing at all it is the same.
+    let image = lab.image_of(build("FROM scratch\nCOPY file /file\n"));
+    assert_eq!(image.config["architecture"], foreign);
+    assert_eq!(content(&image.tree(), "file"), "content\n");
+    // The base of this machine's platform is not taken for the other one without a word.
+    build("FROM busybox\nCOPY file /file\n").output().says(foreign);
+    // A command is another matter.
+    if !Path::new("/proc/sys/fs/binfmt_misc/qemu-s390x").exists() {
+        let output = build("FROM base\nCOPY file /file\nRUN true\n").failure();
+        output.says("Dockerfile:3").says("no emulator is registered").says("qemu-user-static");
+        assert!(!output.stderr().to_lowercase().contains("exec format error"), "{output}");
+    }
 }
 
 #[test]

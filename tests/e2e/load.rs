@@ -73,7 +73,11 @@ fn an_image_is_loaded_into_docker() {
         let build = context.build().env("DOCKER_HOST", &docker.socket).args(arguments);
         build.arg(context.path("project"))
     };
-    build(&["--load", "--tag", "example.test/app:1", "--tag", "other"]).success();
+    build(&["--load", "--tag", "example.test/app:1", "--tag", "other"])
+        .success()
+        .says("loaded into the Docker engine at ")
+        .says(docker.socket.trim_start_matches("unix://"))
+        .says(": example.test/app:1, other");
     for name in ["example.test/app:1", "other:latest"] {
         docker.command(&context).args(["image", "inspect", name]).success().says("/none");
     }
@@ -103,7 +107,14 @@ fn an_image_is_loaded_into_podman() {
     context.write("storage.conf", &storage);
     let with_storage = |run: Run| run.env("CONTAINERS_STORAGE_CONF", context.path("storage.conf"));
     let build = with_storage(context.build()).args(["--load", "--tag", "example.test/app:1"]);
-    build.arg(context.path("project")).success();
+    build.arg(context.path("project")).success().says("loaded into podman: example.test/app:1");
+    // Programs are told too, also where the image has no name.
+    let build = with_storage(context.crossdock()).args(["build", "--progress=json", "--load"]);
+    let output = build.arg(context.path("project")).success();
+    let events: Vec<serde_json::Value> =
+        output.stderr().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let loaded = events.iter().find(|event| event["event"] == "loaded").unwrap();
+    assert_eq!((&loaded["engine"], &loaded["names"]), (&"podman".into(), &serde_json::json!([])));
     with_storage(context.command("podman"))
         .args(["image", "inspect", "example.test/app:1"])
         .success()

@@ -36,6 +36,7 @@ pub const SCHEMA: &[(&str, &str, &str)] = &[
         "a step ended",
     ),
     ("warning", "`message`", "worth knowing"),
+    ("loaded", "`engine`, `names`: [name]", "the image was loaded into this engine (`--load`)"),
     (
         "finished",
         "`cached`, `ran`, `elapsed_ms`, `saved_ms`, `downloaded`, `uploaded`: bytes",
@@ -134,6 +135,9 @@ impl EventSink for Json {
                 self.write(state, "step_finished", fields);
             }
             Event::Warning { message } => self.write(state, "warning", json!({"message": message})),
+            Event::Loaded { engine, names } => {
+                self.write(state, "loaded", json!({"engine": engine, "names": names}));
+            }
             Event::Finished(summary) => self.write(
                 state,
                 "finished",

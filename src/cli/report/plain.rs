@@ -159,6 +159,7 @@ impl EventSink for Plain {
                     if self.colours { "warning:".yellow().bold().to_string() } else { "warning:".into() };
                 Self::line(state, &format!("{label} {}", sanitize(message.as_bytes(), false)));
             }
+            Event::Loaded { engine, names } => Self::line(state, &words::loaded(&engine, &names)),
             Event::Finished(summary) => Self::line(state, &words::summary(&summary)),
         }
     }

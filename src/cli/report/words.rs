@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Built;
+use super::sanitize::sanitize;
 use crate::bytes::ByteSize;
 use crate::event::{StepOutcome, Summary};
 
@@ -36,6 +37,12 @@ pub fn summary(summary: &Summary) -> String {
         text += &format!("; {} saved", duration(summary.saved));
     }
     text
+}
+
+/// Where an image was loaded.
+pub(super) fn loaded(engine: &str, names: &[String]) -> String {
+    let names = if names.is_empty() { String::new() } else { format!(": {}", names.join(", ")) };
+    sanitize(format!("loaded into {engine}{names}").as_bytes(), false)
 }
 
 /// How a step ended, in a few words.
