@@ -23,6 +23,8 @@ use crate::reference::Reference;
 #[derive(Debug, Parser)]
 #[command(name = "crossdock", version, max_term_width = 110, after_help = examples::TOP)]
 #[command(arg_required_else_help = true, subcommand_required = true, disable_help_subcommand = true)]
+// Of a flag that is given twice the last one counts, as in `docker build`: scripts put theirs behind others'.
+#[command(args_override_self = true)]
 pub struct Cli {
     /// The configuration file [default: ~/.config/crossdock/config.toml, else /etc/crossdock/config.toml]
     #[arg(
@@ -527,6 +529,35 @@ mod tests {
             let error = Cli::try_parse_from(words).unwrap_err();
             assert_eq!(error.kind(), kind, "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn of_flags_that_stand_twice_the_last_counts() {
+        let line = "crossdock --config a build --config b --progress plain -f a --target a --platform linux/amd64 \
+                    --pull --no-cache --network none --shm-size 1g --runtime a --compression gzip --iidfile a \
+                    --metadata-file a --push --load=false --cache file:///a --local-cache a --call check \
+                    --progress json -f b --target b --platform linux/arm64 --pull=false --no-cache=false \
+                    --network host --shm-size 2g --runtime b --compression zstd --iidfile b --metadata-file b \
+                    --push=false --load --cache file:///b --local-cache b --call outline --quiet -q \
+                    --dry-run --dry-run --builder x --builder y --provenance=true --provenance=false \
+                    -t a -t b --build-arg A=1 --build-arg B=2 --label a=b --label c=d .";
+        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+        assert_eq!(cli.config, Some("b".into()));
+        let Command::Build(command) = cli.command else { unreachable!() };
+        let build = &command.build;
+        assert_eq!(command.progress, Progress::Json);
+        assert_eq!((build.file.as_deref(), build.target.as_deref()), (Some("b"), Some("b")));
+        assert_eq!(build.platform.as_ref().unwrap().architecture, "arm64");
+        assert!(!build.pull && !build.no_cache && !command.push && command.load && command.quiet);
+        assert_eq!((build.network, build.shm_size), (Network::Host, "2g".parse().unwrap()));
+        assert_eq!(build.runtime, Some("b".into()));
+        assert_eq!(command.compression, Some(LayerCompression::Zstd));
+        assert_eq!((&command.iidfile, &command.metadata_file), (&Some("b".into()), &Some("b".into())));
+        assert_eq!(build.cache.cache.as_deref(), Some("file:///b"));
+        assert_eq!(build.cache.local.local_cache, Some("b".into()));
+        assert!(command.call.is_some());
+        // What is a list stays one.
+        assert_eq!((command.tag.len(), build.build_arg.len(), build.label.len()), (2, 2, 2));
     }
 
     #[test]

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::support::buildkit::BuildKit;
-use crate::support::{Context, Run, base, text};
+use crate::support::registry::Registry;
+use crate::support::{Context, Run, base, oci, text};
 
 /// One Dockerfile with its surroundings.
 struct Case {
@@ -189,10 +190,57 @@ fn answers_are_those_of_buildkit() {
 fn every_rule_is_found_in_a_case() {
     let answers = std::fs::read_to_string(data("answers.json")).unwrap();
     for rule in crossdock::dockerfile::lint::RULES {
-        // That one needs an image of another platform, and a registry to get it from.
+        // That one needs an image of another platform, and a registry to get it from: the next test has it.
         let is_elsewhere = rule.name == "InvalidBaseImagePlatform";
         assert!(is_elsewhere || answers.contains(&format!("\\\"{}\\\"", rule.name)), "{}", rule.name);
     }
+}
+
+#[test]
+fn base_images_of_another_platform_are_found() {
+    let context = Context::new();
+    let registry = Registry::start();
+    let own = oci::architecture();
+    let name = format!("{}/other:1", registry.address());
+    context.write("base/Dockerfile", "FROM scratch\nCOPY file /file\n");
+    context.write("base/file", "content\n");
+    let push = context.build().args(["--platform", "linux/s390x", "--push", "--tag", &name]);
+    push.arg(context.path("base")).success();
+    let finding = format!(
+        "Base image {name} was pulled with platform \"linux/s390x\", expected \"linux/{own}\" for current build"
+    );
+    let dockerfile = |from: &str, copy: &str| {
+        context.write("a/Dockerfile", format!("# a comment\nFROM {from}\nCOPY {copy} /copied\n"));
+    };
+    let check = |arguments: &[&str]| {
+        let run = context.build().arg("--call=check,format=json").args(arguments).arg(context.path("a"));
+        let answer: Value = serde_json::from_str(&run.output().stdout()).unwrap();
+        answer["warnings"].as_array().unwrap().clone()
+    };
+    // Where it is started from, and where something is taken from it.
+    for (from, copy, line) in [(name.as_str(), "file", 2), ("scratch", &format!("--from={name} /file"), 3)] {
+        dockerfile(from, copy);
+        let warnings = check(&[]);
+        assert_eq!(warnings.len(), 1, "{warnings:#?}");
+        assert_eq!(warnings[0]["ruleName"], "InvalidBaseImagePlatform");
+        assert_eq!(warnings[0]["detail"], finding);
+        assert_eq!(warnings[0]["location"]["ranges"][0]["start"]["line"], line, "{warnings:#?}");
+        let checked = context.build().arg("--check").arg(context.path("a")).failure();
+        checked.says("InvalidBaseImagePlatform").says(&finding);
+    }
+    // What is asked for is what it is.
+    dockerfile(&name, "file");
+    context.write("a/file", "content\n");
+    assert_eq!(check(&["--platform", "linux/s390x"]), [] as [Value; 0]);
+    // A build warns, is done, and says what the image is.
+    let archive = context.path("image.tar");
+    let build = context.build().option_path("--output", "type=oci,dest=", &archive);
+    let built = build.arg(context.path("a")).success();
+    built.says(&format!("Dockerfile:2: {finding} (InvalidBaseImagePlatform)"));
+    assert_eq!(oci::Image::read(&archive).config["architecture"], "s390x");
+    dockerfile(&format!("--platform=linux/s390x {name}"), "file");
+    let built = context.build().arg(context.path("a")).success();
+    assert!(!built.stderr().contains("InvalidBaseImagePlatform"), "{built}");
 }
 
 #[test]

@@ -77,7 +77,7 @@ impl Counting {
 
 /// Passes on what comes until one side has enough.
 fn pass((mut from, mut to): (TcpStream, TcpStream), count: impl Fn(&[u8])) {
-    let mut buffer = [0; 64 << 10];
+    let mut buffer = vec![0; 64 << 10];
     while let Ok(length @ 1..) = from.read(&mut buffer) {
         count(&buffer[..length]);
         if to.write_all(&buffer[..length]).is_err() {
