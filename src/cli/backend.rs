@@ -233,7 +233,8 @@ pub(super) fn engine(
         ..CacheOptions::default()
     };
     let cache = Cache::new(local, remote, options, Arc::clone(&events));
-    let credentials = Arc::new(super::credentials::read(&settings.credentials)?);
+    let warn = |message| events.emit(Event::Warning { message });
+    let credentials = Arc::new(super::credentials::read(&settings.credentials, warn)?);
     let options = ClientOptions { hosts: settings.registries.clone(), ..ClientOptions::default() };
     let registry = registry::Client::new(options, credentials)
         .map_err(|error| CliError::hinted(ExitStatus::System, error))?;

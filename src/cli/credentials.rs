@@ -1,6 +1,6 @@
 //! The files that `docker login` and `podman login` write.
 
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,11 +10,19 @@ use crate::registry::{CredentialFile, CredentialSources, Credentials};
 /// A file has some hundred bytes for each registry; more than this is something else.
 const BYTES_MAX: u64 = 1 << 20;
 
-/// Reads those of the files that are there.
-pub(super) fn read(files: &[PathBuf]) -> Result<CredentialSources, CliError> {
+/// Reads those of the files that are there. One that belongs to somebody else, because HOME or XDG_RUNTIME_DIR do, is left
+/// out with a warning, as by Docker's client.
+pub(super) fn read(files: &[PathBuf], warn: impl Fn(String)) -> Result<CredentialSources, CliError> {
     let mut sources = CredentialSources::default();
     for path in files {
-        if let Some(text) = text(path)? {
+        let text = match text(path) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                warn(format!("no credentials are read from {}: permission denied", path.display()));
+                continue;
+            }
+            read => read.map_err(CliError::failure)?,
+        };
+        if let Some(text) = text {
             let file = CredentialFile::parse(&path.display().to_string(), &text);
             let source: Arc<dyn Credentials> = Arc::new(file.map_err(CliError::failure)?);
             sources.0.push(source);
@@ -23,17 +31,22 @@ pub(super) fn read(files: &[PathBuf]) -> Result<CredentialSources, CliError> {
     Ok(sources)
 }
 
-fn text(path: &Path) -> Result<Option<String>, CliError> {
+/// The file's text; `None` if it is not there.
+fn text(path: &Path) -> std::io::Result<Option<String>> {
     let file = match fs_err::File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(CliError::failure(error)),
+        // `/dev/null` as a directory is how some say that there is none.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
     };
     let mut text = String::new();
-    let length = file.take(BYTES_MAX + 1).read_to_string(&mut text).map_err(CliError::failure)?;
-    if length as u64 > BYTES_MAX {
+    if file.take(BYTES_MAX + 1).read_to_string(&mut text)? as u64 > BYTES_MAX {
         let path = path.display();
-        return Err(CliError::message(format!("{path} is no file with credentials: it has more than 1 MiB")));
+        return Err(std::io::Error::other(format!(
+            "{path} is no file with credentials: it has more than {BYTES_MAX} bytes"
+        )));
     }
     Ok(Some(text))
 }
@@ -50,7 +63,9 @@ mod tests {
         fs_err::write(path("first"), r#"{"auths": {"a": {"auth": "MTpw"}}}"#).unwrap();
         fs_err::write(path("second"), r#"{"auths": {"a": {"auth": "Mjpw"}, "b": {"auth": "Mjpw"}}}"#)
             .unwrap();
-        let sources = read(&[path("absent"), path("first"), path("second")]).unwrap();
+        let sources =
+            read(&[path("absent"), path("first/below"), path("first"), path("second")], |_| unreachable!())
+                .unwrap();
         let user = |name: &str| Credential::Basic { username: name.to_owned(), password: Secret::new("p") };
         assert_eq!(sources.lookup("a", "x").await, Ok(user("1")));
         assert_eq!(sources.lookup("b", "x").await, Ok(user("2")));
@@ -62,7 +77,7 @@ mod tests {
         let path = directory.path().join("auth.json");
         for content in ["{", "[1]", &" ".repeat(2 << 20)] {
             fs_err::write(&path, content).unwrap();
-            let shown = read(std::slice::from_ref(&path)).unwrap_err().render(false);
+            let shown = read(std::slice::from_ref(&path), |_| unreachable!()).unwrap_err().render(false);
             assert!(shown.contains("auth.json"), "{shown}");
         }
     }

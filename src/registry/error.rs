@@ -188,15 +188,19 @@ impl Hint for RegistryError {
             }
             RegistryErrorKind::Status { status: 400, errors } if errors.iter().any(is_tls_answer) => {
                 format!(
-                    "{registry} speaks HTTPS; it was asked in plain HTTP, as it is local or listed as insecure"
+                    "{registry} speaks HTTPS; it was asked in plain HTTP, because it is on this machine or the configuration \
+                     file says `http = true`; if its certificate is a private authority's, name that there (`ca`)"
                 )
             }
             RegistryErrorKind::Transport { plain_http: false, reason } if is_plain_answer(reason) => {
-                format!("{registry} seems to speak plain HTTP; list it as insecure if you trust the network")
+                format!(
+                    "{registry} seems to speak plain HTTP; if you trust the network, say `http = true` below \
+                     `[registries.\"{registry}\"]` in the configuration file"
+                )
             }
             RegistryErrorKind::Transport { reason, .. } if reason.contains("certificate") => format!(
                 "the certificate of {registry} is not trusted here; install its authority's certificate on this \
-                 machine"
+                 machine, or as /etc/docker/certs.d/{registry}/ca.crt, or name it in the configuration file"
             ),
             RegistryErrorKind::Transport { reason, .. }
                 if reason.contains("dns error") || reason.contains("lookup address") =>

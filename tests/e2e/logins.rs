@@ -1,7 +1,9 @@
 //! Credentials as `podman login` writes them, for a registry that asks for some.
 
+use std::os::unix::fs::PermissionsExt;
+
 use crate::support::registry::{PASSWORD, Registry, USER};
-use crate::support::{Context, Run, text};
+use crate::support::{Context, Run, is_root, text};
 
 fn project(context: &Context) {
     context.write("app/Dockerfile", "FROM scratch\nCOPY file /file\n");
@@ -104,4 +106,23 @@ fn a_login_for_some_repositories_is_used_for_these() {
     let base = format!("FROM {}/team/app:1\nCOPY file /again\n", registry.address());
     context.write("app/Dockerfile", base);
     push("team/second").env("CROSSDOCK_LOCAL", context.path("fresh")).success();
+}
+
+#[test]
+fn credentials_of_somebody_else_are_left_out() {
+    if !is_root() {
+        return;
+    }
+    let context = Context::for_user(54_321);
+    project(&context);
+    // What `su` leaves: root's directory in the variables of another user.
+    context.write("root/containers/auth.json", "{}");
+    std::fs::set_permissions(context.path("root"), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let build = || {
+        let build = context.build().option_path("--output", "type=oci,dest=", context.path("home/image.tar"));
+        build.env("XDG_RUNTIME_DIR", context.path("root")).arg(context.path("app"))
+    };
+    build().success().says("root/containers/auth.json: permission denied");
+    // Some say so that there is no file.
+    build().env("DOCKER_CONFIG", "/dev/null").success();
 }
