@@ -103,8 +103,6 @@ impl Proof {
 
     fn run(&self) -> ExitCode {
         let started = Instant::now();
-        // What a case panics with becomes a difference.
-        std::panic::set_hook(Box::new(|_| {}));
         let workers = std::thread::available_parallelism().map_or(2, usize::from).min(self.cases.len());
         std::thread::scope(|scope| {
             for _ in 0..workers {
