@@ -18,6 +18,7 @@ use crate::context::ignore::Ignore;
 use crate::dockerfile::lint::Linter;
 use crate::dockerfile::{self, Dialect, Dockerfile, DockerfileError, Lines, Warning};
 use crate::event::Event;
+use crate::platform::Platform;
 use crate::registry::SourceError;
 
 /// What `--check` found.
@@ -123,14 +124,15 @@ impl Engine {
         }
     }
 
-    /// Plans a build that is to be done. Findings are shown, and fail it if the Dockerfile says so.
+    /// Plans a build for one platform that is to be done. Findings are shown, and fail it if the Dockerfile says so.
     pub(super) async fn plan(
         &self,
         request: &BuildRequest,
         dockerfile: &Dockerfile,
+        platform: Option<&Platform>,
         lint: &Linter,
     ) -> Result<(Plan, HashMap<usize, ImageInput>), BuildError> {
-        let mut draft = Draft::new(dockerfile, request, lint)?;
+        let mut draft = Draft::new(dockerfile, request, platform, lint)?;
         let images = Inputs::resolve(self, request, dockerfile, &mut draft).await?;
         // An ignore file that cannot be read fails the step that needs it.
         draft.check_ignored(ignore(request).unwrap_or_default());
@@ -148,7 +150,7 @@ impl Engine {
         // What steps may do does not matter where none is run.
         let mut request = request.clone();
         request.allow.extend(["network.host", "security.insecure"].map(str::to_owned));
-        let mut draft = Draft::new(dockerfile, &request, lint)?;
+        let mut draft = Draft::new(dockerfile, &request, request.platforms.first(), lint)?;
         if all_stages {
             draft.need_all();
         }

@@ -3,28 +3,32 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::checks;
 use super::error::BuildError;
-use super::export::{self, Exported};
+use super::export::{self, Built, Exported};
 use super::foreign::Foreign;
-use super::inputs::Inputs;
+use super::inputs::{Contexts, Inputs};
 use super::layers::Layers;
 use super::options::BuildRequest;
-use super::plan::with_epoch;
+use super::plan::{Plan, with_epoch};
 use super::remotes::Remotes;
 use super::solve::{Progress, Solver};
 use super::ssh::Agents;
 use crate::context::git::Git;
 use crate::digest::Digest;
+use crate::dockerfile::Dockerfile;
+use crate::dockerfile::lint::Linter;
 use crate::event::{Event, Events, StepId, StepOutcome, Summary};
 use crate::exec::{CancelToken, Executor};
 use crate::image::Descriptor;
 use crate::layer::{LayerDescriptor, Timestamp};
+use crate::platform::Platform;
 use crate::record::{Bundle, BundleName, Key, Preimage, Record, Value};
 use crate::registry;
 use crate::store::Cache;
@@ -249,6 +253,7 @@ impl Engine {
         distrusted: &HashSet<Key>,
         started: Instant,
     ) -> Result<BuildOutcome, BuildError> {
+        export::check(request)?;
         let agents = Agents::new(&request.ssh, self.cache.local());
         let layers = Layers::new(self)?;
         let remotes = Remotes::new(self, &layers, &agents, request, distrusted);
@@ -259,65 +264,74 @@ impl Engine {
             Err(_) => &*request,
         };
         let planned = match &dockerfile {
-            Ok(dockerfile) => self.plan(request, dockerfile, &lint).await,
+            Ok(dockerfile) => self.plans(request, dockerfile, &lint).await,
             Err(error) => Err(error.clone().into()),
         };
         // A second attempt finds the same.
         if distrusted.is_empty() {
             self.show(request, &lint);
         }
-        let (plan, images) = planned?;
+        let planned = planned?;
         let dockerfile = dockerfile?;
-        self.events.emit(Event::Planned { steps: plan.names.clone() });
-        let inputs = Inputs::new(&plan, images, request);
-        let bundle_name = bundle_name(request);
-        let before = self.cache.bundle(&bundle_name).await.unwrap_or_default();
-        let solver = Solver {
+        let names: Vec<String> = planned.iter().flat_map(|part| part.plan.names.iter().cloned()).collect();
+        self.events.emit(Event::Planned { steps: names.clone() });
+        let (progress, foreign) = (Progress::default(), Foreign::default());
+        let solvers = planned.iter().map(|part| Solver {
             engine: self,
             request,
             dockerfile: &dockerfile,
-            plan: &plan,
-            inputs: &inputs,
+            plan: &part.plan,
+            inputs: &part.inputs,
             layers: &layers,
             remotes: &remotes,
             agents: &agents,
-            foreign: Foreign::default(),
+            foreign: &foreign,
             distrusted,
-            before: &before,
-            stages: plan.stages.iter().map(|_| OnceCell::new()).collect(),
-            progress: Progress::default(),
-        };
-        let solved = solver.solve().await?;
-        let progress = std::mem::take(&mut { solver }.progress);
-        let exported = match &solved {
-            Some(chain) => export::export(self, request, &plan, &inputs, &layers, chain).await?,
+            before: &part.before,
+            stages: part.plan.stages.iter().map(|_| OnceCell::new()).collect(),
+            progress: &progress,
+            used: Mutex::default(),
+        });
+        let solvers: Vec<Solver<'_>> = solvers.collect();
+        let solved = try_join_all(solvers.iter().map(Solver::solve)).await?;
+        let built = planned.iter().zip(solved).map(|(part, chain)| {
+            Some(Built { platform: part.platform, plan: &part.plan, inputs: &part.inputs, chain: chain? })
+        });
+        // All of them or, in a dry run in which something would run, none.
+        let exported = match built.collect::<Option<Vec<_>>>() {
+            Some(built) => {
+                let exported = export::export(self, request, &layers, &built).await?;
+                for (part, solver) in planned.iter().zip(&solvers) {
+                    let bundle = solver.bundle();
+                    if bundle != part.before {
+                        let published = self.cache.publish_bundle(&part.bundle, bundle).await;
+                        published.map_err(|error| BuildError::cache("storing the build's records", error))?;
+                    }
+                }
+                exported
+            }
             None => Exported::default(),
         };
-        if solved.is_some() {
-            let bundle = progress.bundle();
-            if bundle != before {
-                let published = self.cache.publish_bundle(&bundle_name, bundle).await;
-                published.map_err(|error| BuildError::cache("storing the build's records", error))?;
-            }
-        }
+        drop(solvers);
         self.cache.flush(self.upload_grace).await;
         let transferred = self.cache.stats();
+        let downloaded: u64 = planned.iter().map(|part| part.inputs.downloaded()).sum();
         let summary = Summary {
             cached: progress.cached.into_inner(),
             ran: progress.ran.into_inner(),
             elapsed: started.elapsed(),
             saved: Duration::from_millis(progress.saved_ms.into_inner()),
-            downloaded: transferred.downloaded + inputs.downloaded() + remotes.downloaded(),
+            downloaded: transferred.downloaded + downloaded + remotes.downloaded(),
             uploaded: transferred.uploaded + exported.uploaded,
         };
         self.events.emit(Event::Finished(summary.clone()));
         let mut steps: Vec<(StepId, StepReport)> = progress
             .keyed
             .into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .unwrap_or_else(PoisonError::into_inner)
             .into_iter()
             .map(|(id, preimage, outcome)| {
-                let name = plan.names.get(id.0 as usize).cloned().unwrap_or_default();
+                let name = names.get(id.0 as usize).cloned().unwrap_or_default();
                 (id, StepReport { name, preimage, outcome })
             })
             .collect();
@@ -330,19 +344,50 @@ impl Engine {
             steps: steps.into_iter().map(|(_, step)| step).collect(),
         })
     }
-}
 
-impl Progress {
-    /// The records that the build used, in the order of the plan.
-    fn bundle(&self) -> Bundle {
-        let mut records = self.records.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        records.sort_by_key(|(id, _)| *id);
-        Bundle { steps: records.into_iter().map(|(_, step)| step).collect() }
+    /// Plans the build for every platform. Questionable things are reported once, not for each of them.
+    async fn plans<'r>(
+        &self,
+        request: &'r BuildRequest,
+        dockerfile: &Dockerfile,
+        lint: &Linter,
+    ) -> Result<Vec<Part<'r>>, BuildError> {
+        let mut platforms: Vec<Option<&Platform>> = request.platforms.iter().map(Some).collect();
+        if platforms.is_empty() {
+            platforms.push(None);
+        }
+        let (silent, contexts) = (Linter::default(), Arc::new(Contexts::default()));
+        let planned = try_join_all(platforms.iter().enumerate().map(|(number, platform)| {
+            let lint = if number == 0 { lint } else { &silent };
+            self.plan(request, dockerfile, *platform, lint)
+        }))
+        .await?;
+        let mut parts = Vec::with_capacity(planned.len());
+        let mut steps = 0;
+        for (platform, (mut plan, images)) in platforms.into_iter().zip(planned) {
+            plan.number_from(steps);
+            steps += plan.names.len();
+            let inputs = Inputs::new(&plan, images, request, Arc::clone(&contexts));
+            let bundle = bundle_name(request, platform);
+            let before = self.cache.bundle(&bundle).await.unwrap_or_default();
+            parts.push(Part { platform, plan, inputs, bundle, before });
+        }
+        Ok(parts)
     }
 }
 
+/// The part of a build that is for one platform.
+struct Part<'r> {
+    platform: Option<&'r Platform>,
+    plan: Plan,
+    inputs: Inputs,
+    /// The name of its bundle, and what was in it.
+    bundle: BundleName,
+    before: Bundle,
+}
+
 /// What tells one build from another, from run to run: the Dockerfile's name, the context, the target, the platform.
-fn bundle_name(request: &BuildRequest) -> BundleName {
+fn bundle_name(request: &BuildRequest, platform: Option<&Platform>) -> BundleName {
     let mut preimage = Preimage::default();
     let text = |text: Option<String>| Value::Text(text.unwrap_or_default());
     let base = |path: &str| PathBuf::from(path).file_name().map(|name| name.to_string_lossy().into_owned());
@@ -354,7 +399,7 @@ fn bundle_name(request: &BuildRequest) -> BundleName {
         .add("stages", stage_names(&request.dockerfile.text))
         .add("tags", tags)
         .add("target", text(request.target.clone()))
-        .add("platform", text(request.platform.as_ref().map(ToString::to_string)));
+        .add("platform", text(platform.map(ToString::to_string)));
     BundleName(preimage.key().0)
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::try_join_all;
 use tokio::sync::OnceCell;
@@ -17,6 +17,7 @@ use super::options::{BuildRequest, ContextSource};
 use super::plan::{Draft, ImageSpec, Plan, SourceSpec};
 use super::remembered;
 use super::remotes::Remotes;
+use crate::context::scan::Wanted;
 use crate::digest::Digest;
 use crate::dockerfile::Dockerfile;
 use crate::event::{Event, StepId};
@@ -70,11 +71,25 @@ impl ImageInput {
     }
 }
 
-/// What the steps of one build take from outside.
+/// The directory contexts of a build, scanned once: its platforms read mostly the same.
+#[derive(Debug, Default)]
+pub(crate) struct Contexts(Mutex<HashMap<ContextKey, Arc<OnceCell<Arc<ContextTree>>>>>);
+
+/// A directory, whether it is the main context, with its ignore file, and what is wanted of it.
+type ContextKey = (PathBuf, bool, Wanted);
+
+impl Contexts {
+    fn cell(&self, key: ContextKey) -> Arc<OnceCell<Arc<ContextTree>>> {
+        let mut contexts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(contexts.entry(key).or_default())
+    }
+}
+
+/// What the steps of a build for one platform take from outside.
 #[derive(Debug)]
 pub(crate) struct Inputs {
     images: HashMap<usize, ImageInput>,
-    contexts: Vec<OnceCell<Arc<ContextTree>>>,
+    contexts: Arc<Contexts>,
     chains: Vec<OnceCell<Arc<Chain>>>,
     context: ContextSource,
     ignore: Option<(String, Vec<u8>)>,
@@ -113,10 +128,15 @@ impl Inputs {
         }
     }
 
-    pub(crate) fn new(plan: &Plan, images: HashMap<usize, ImageInput>, request: &BuildRequest) -> Self {
+    pub(crate) fn new(
+        plan: &Plan,
+        images: HashMap<usize, ImageInput>,
+        request: &BuildRequest,
+        contexts: Arc<Contexts>,
+    ) -> Self {
         Self {
             images,
-            contexts: plan.sources.iter().map(|_| OnceCell::new()).collect(),
+            contexts,
             chains: plan.sources.iter().map(|_| OnceCell::new()).collect(),
             context: request.context.clone(),
             ignore: request.dockerfile.ignore.clone(),
@@ -161,20 +181,19 @@ impl Inputs {
             SourceSpec::Directory(root) => root.clone(),
         };
         let is_main = plan.sources[source] == SourceSpec::Context;
-        let context =
-            self.contexts[source].get_or_try_init(|| self.scan(engine, plan, source, root, is_main)).await?;
+        let wanted = contexts::wanted(plan, source);
+        let cell = self.contexts.cell((root.clone(), is_main, wanted.clone()));
+        let context = cell.get_or_try_init(|| self.scan(engine, wanted, root, is_main)).await?;
         Ok(InputTree::Directory(Arc::clone(context)))
     }
 
     async fn scan(
         &self,
         engine: &Engine,
-        plan: &Plan,
-        source: usize,
+        wanted: Wanted,
         root: PathBuf,
         is_main: bool,
     ) -> Result<Arc<ContextTree>, BuildError> {
-        let wanted = contexts::wanted(plan, source);
         let ignore = self.ignore.clone().filter(|_| is_main);
         let hashes = engine.cache.local().state_dir("contexts");
         let hashes = hashes.map_err(|error| BuildError::cache("opening the local cache", error))?;

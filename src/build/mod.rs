@@ -31,7 +31,7 @@ pub use checks::{Checked, Target, targets};
 pub use engine::{BuildOutcome, Engine, Ownership, StepReport};
 pub use error::{BuildError, StepFailure};
 pub use options::{
-    BuildRequest, ContextArchive, ContextSource, Destination, DockerfileText, LayerCompression, NamedContext,
-    Output, RemoteDockerfile, Secret, SshAgent, SshKey, SshSource,
+    Annotation, AnnotationPlace, BuildRequest, ContextArchive, ContextSource, Destination, DockerfileText,
+    LayerCompression, NamedContext, Output, RemoteDockerfile, Secret, SshAgent, SshKey, SshSource,
 };
 pub use plan::{Outline, OutlineArg, OutlineMount};

@@ -26,14 +26,16 @@ pub struct BuildRequest {
     pub build_contexts: BTreeMap<String, NamedContext>,
     /// `--target`: the stage to build; the last one if absent.
     pub target: Option<String>,
-    /// `--platform`; the host's if absent.
-    pub platform: Option<Platform>,
+    /// `--platform`, none twice; the host's if there are none.
+    pub platforms: Vec<Platform>,
+    /// The result is an index, with an image for each platform: there are several, or `BUILDKIT_MULTI_PLATFORM` says so.
+    pub multi_platform: bool,
     /// `-t`: names for the image.
     pub tags: Vec<Reference>,
     /// `--label`.
     pub labels: Vec<(String, String)>,
-    /// `--annotation`, for the manifest.
-    pub annotations: BTreeMap<String, String>,
+    /// `--annotation`. Later ones win.
+    pub annotations: Vec<Annotation>,
     /// `--no-cache`: use no record.
     pub no_cache: bool,
     /// `--no-cache-filter`: use no record for these stages.
@@ -62,6 +64,39 @@ pub struct BuildRequest {
     pub source_date_epoch: Option<Timestamp>,
     /// `--dry-run`: only say which steps would run.
     pub dry_run: bool,
+}
+
+/// One `--annotation`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Annotation {
+    /// What is annotated.
+    pub place: AnnotationPlace,
+    /// The only platform that it is for.
+    pub platform: Option<Platform>,
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// What an annotation is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnnotationPlace {
+    /// The manifest of an image.
+    Manifest,
+    /// The index, where there are several platforms.
+    Index,
+    /// The descriptor by which an index names the manifest.
+    ManifestDescriptor,
+    /// The descriptor by which the index of a layout names the image's index.
+    IndexDescriptor,
+}
+
+impl AnnotationPlace {
+    /// Whether it has no meaning without an index.
+    pub fn is_of_index(self) -> bool {
+        matches!(self, Self::Index | Self::IndexDescriptor)
+    }
 }
 
 /// A Dockerfile's text and what is said about it.

@@ -46,24 +46,26 @@ pub(crate) struct Solver<'s> {
     pub(crate) layers: &'s Layers,
     pub(crate) remotes: &'s Remotes<'s>,
     pub(crate) agents: &'s Agents,
-    pub(crate) foreign: Foreign,
+    pub(crate) foreign: &'s Foreign,
     /// Records that turned out to be incomplete.
     pub(crate) distrusted: &'s HashSet<Key>,
     /// The records of the last build of the same kind.
     pub(crate) before: &'s Bundle,
     pub(crate) stages: Vec<OnceCell<Solved>>,
-    pub(crate) progress: Progress,
+    pub(crate) progress: &'s Progress,
+    /// What this platform's steps were taken from.
+    pub(crate) used: Mutex<Vec<(StepId, BundleStep)>>,
 }
 
-/// What a solver counts and collects on the way.
+/// What the solvers of a build count and collect on the way.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     pub(crate) cached: AtomicU32,
     pub(crate) ran: AtomicU32,
     pub(crate) would_run: AtomicU32,
     pub(crate) saved_ms: AtomicU64,
-    /// The records used, with the number of the step.
-    pub(crate) records: Mutex<Vec<(StepId, BundleStep)>>,
+    /// Steps that this build has made: another platform's, or another stage's, are the same ones, cache or no cache.
+    pub(crate) made: Mutex<HashSet<Key>>,
     /// What every step is keyed on, as far as that is known.
     pub(crate) keyed: Mutex<Vec<(StepId, Option<Preimage>, StepOutcome)>>,
 }
@@ -82,6 +84,13 @@ impl Solver<'_> {
         // All stages begin at once: what one takes from another it waits for when it gets there.
         try_join_all((0..self.plan.stages.len()).map(|number| self.stage(number))).await?;
         self.stage(self.plan.target).await
+    }
+
+    /// The records that the platform's steps were taken from, in the order of the plan.
+    pub(crate) fn bundle(&self) -> Bundle {
+        let mut records = self.used.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        records.sort_by_key(|(id, _)| *id);
+        Bundle { steps: records.into_iter().map(|(_, step)| step).collect() }
     }
 
     /// The result of a stage, solved once.
@@ -248,7 +257,7 @@ impl Solver<'_> {
         }
         // Whoever else is about to do the same waits here, and finds the record afterwards.
         let _lock = self.lock(step, &exact.key()).await?;
-        if !stage.no_cache
+        if (!stage.no_cache || self.is_made(&exact.key()))
             && let Some(hit) = self.look_up(&exact).await
         {
             return Ok(Some(self.cached(step, base, hit, started)));
@@ -262,6 +271,7 @@ impl Solver<'_> {
         // What was found incomplete is not to win over what was just made.
         let replace = stage.no_cache || self.distrusted.contains(&exact.key());
         record = self.publish(record, replace).await?;
+        self.progress.made.lock().unwrap_or_else(PoisonError::into_inner).insert(exact.key());
         for short_cut in keys.coarse.into_iter().chain(linked) {
             self.publish_alias(&record, short_cut).await;
         }
@@ -277,6 +287,10 @@ impl Solver<'_> {
             let _ = chain.tree.set(made.tree);
         }
         Ok(Some(chain))
+    }
+
+    fn is_made(&self, key: &Key) -> bool {
+        self.progress.made.lock().unwrap_or_else(PoisonError::into_inner).contains(key)
     }
 
     /// The key that needs no tree: `None` if the step reads no tree but the one that it starts from.
@@ -467,7 +481,7 @@ impl Solver<'_> {
             };
             chain = chain.with(layer, record.tree);
         }
-        let mut records = self.progress.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut records = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         records.push((step.id, BundleStep { slot: step.slot.clone(), record }));
         chain
     }

@@ -89,7 +89,7 @@ impl Solver<'_> {
             let is_here = |step: &&BundleStep| step.slot == slot;
             let old = self.before.steps.iter().find(is_here).map(|step| step.record.clone());
             let new = {
-                let records = self.progress.records.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let records = self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 records.iter().map(|(_, step)| step).find(is_here).map(|step| step.record.clone())
             };
             let (Some(old), Some(new)) = (old, new) else {

@@ -163,9 +163,9 @@ pub struct BuildArgs {
     #[arg(long, value_name = "STAGE")]
     pub target: Option<String>,
 
-    /// The platform of the image, such as linux/arm64 [default: the host's]
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<Platform>,
+    /// The platforms of the image, such as linux/amd64,linux/arm64 [default: the host's]
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
+    pub platform: Vec<Platform>,
 
     /// Set a label
     #[arg(long, value_name = "KEY=VALUE", value_parser = values::label)]
@@ -298,9 +298,10 @@ pub struct BuildCommand {
     )]
     pub compression: Option<LayerCompression>,
 
-    /// Annotate the image's manifest
-    #[arg(long, value_name = "KEY=VALUE", value_parser = values::annotation, help_heading = "Result")]
-    pub annotation: Vec<(String, String)>,
+    /// Annotate the image: its manifest, or what stands before a colon, as in index:KEY=VALUE or
+    /// manifest[linux/arm64],manifest-descriptor:KEY=VALUE
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Result")]
+    pub annotation: Vec<values::Annotations>,
 
     /// Write the image ID (the digest of its configuration) to a file
     #[arg(long, value_name = "FILE", help_heading = "Result")]
@@ -547,7 +548,7 @@ mod tests {
         let build = &command.build;
         assert_eq!(command.progress, Progress::Json);
         assert_eq!((build.file.as_deref(), build.target.as_deref()), (Some("b"), Some("b")));
-        assert_eq!(build.platform.as_ref().unwrap().architecture, "arm64");
+        assert_eq!(build.platform[0].architecture, "arm64");
         assert!(!build.pull && !build.no_cache && !command.push && command.load && command.quiet);
         assert_eq!((build.network, build.shm_size), (Network::Host, "2g".parse().unwrap()));
         assert_eq!(build.runtime, Some("b".into()));

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::csv;
-use crate::build::{Destination, LayerCompression, Output};
+use super::values::annotation_place;
+use crate::build::{Annotation, AnnotationPlace, Destination, LayerCompression, Output};
 use crate::reference::Reference;
 
 /// One `--output` as it was written, with what belongs to the whole build.
@@ -16,8 +17,8 @@ pub struct OutputSpec {
     pub load: bool,
     /// `compression=`.
     pub compression: Option<LayerCompression>,
-    /// `annotation.<name>=`.
-    pub annotations: Vec<(String, String)>,
+    /// `annotation.<name>=`, `annotation-<place>.<name>=`.
+    pub annotations: Vec<Annotation>,
 }
 
 const TYPES: &[&str] = &["image", "registry", "oci", "docker", "tar", "local", "cacheonly"];
@@ -65,10 +66,7 @@ impl FromStr for OutputSpec {
                         );
                     }
                 }
-                _ => match key.strip_prefix("annotation.").or(key.strip_prefix("annotation-manifest.")) {
-                    Some(name) if !name.is_empty() => annotations.push((name.to_owned(), value)),
-                    _ => return Err(csv::unknown(&key, KEYS)),
-                },
+                _ => annotations.push(annotation(&key, value)?),
             }
         }
         let kind = kind.ok_or("`type` is missing (for example type=oci,dest=image.tar)")?;
@@ -119,6 +117,24 @@ impl FromStr for OutputSpec {
         };
         Ok(Self { output, load, compression, annotations })
     }
+}
+
+/// An annotation as an attribute: `annotation.NAME`, `annotation-index.NAME`, `annotation-manifest[PLATFORM].NAME`.
+fn annotation(key: &str, value: String) -> Result<Annotation, String> {
+    let unknown = || csv::unknown(key, KEYS);
+    let rest = key.strip_prefix("annotation").ok_or_else(unknown)?;
+    let ((place, platform), name) = match rest.strip_prefix('.') {
+        Some(name) => ((AnnotationPlace::Manifest, None), name),
+        None => {
+            let rest = rest.strip_prefix('-').ok_or_else(unknown)?;
+            let (place, name) = rest.split_once('.').ok_or_else(unknown)?;
+            (annotation_place(place)?, name)
+        }
+    };
+    if name.is_empty() {
+        return Err(unknown());
+    }
+    Ok(Annotation { place, platform, name: name.to_owned(), value })
 }
 
 /// The names in a comma-separated list.
@@ -195,7 +211,10 @@ mod tests {
         }
         let spec: OutputSpec = "type=image,compression=gzip,annotation.a.b=c".parse().unwrap();
         assert_eq!(spec.compression, Some(LayerCompression::Gzip));
-        assert_eq!(spec.annotations, [("a.b".to_owned(), "c".to_owned())]);
+        let found: Vec<_> = spec.annotations.iter().map(|found| (found.name.as_str(), found.place)).collect();
+        assert_eq!(found, [("a.b", AnnotationPlace::Manifest)]);
+        let spec: OutputSpec = "type=image,annotation-index.a.b=c".parse().unwrap();
+        assert_eq!(spec.annotations[0].place, AnnotationPlace::Index);
     }
 
     #[test]
@@ -217,6 +236,8 @@ mod tests {
             ("type=image,compression=lzma", "unknown compression"),
             ("type=image,oci-mediatypes=false", "OCI"),
             ("type=image,push", "key=value"),
+            ("type=image,annotation-thing.a=b", "`thing` cannot be annotated"),
+            ("type=image,annotation=b", "unknown"),
         ] {
             let error = text.parse::<OutputSpec>().unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

@@ -7,6 +7,7 @@ use std::path::Path;
 use fs_err as fs;
 
 use super::args::{BuildArgs, BuildCommand};
+use super::csv;
 use super::env_vars;
 use super::environment::Environment;
 use super::error::CliError;
@@ -14,8 +15,9 @@ use super::output::{OutputSpec, is_stdout, resolve};
 use super::sources::Sources;
 use super::values::{BuildArg, BuildContextSpec};
 use super::{load, proxies, secrets, ssh};
-use crate::build::{BuildRequest, LayerCompression, NamedContext, Output};
+use crate::build::{Annotation, BuildRequest, LayerCompression, NamedContext, Output};
 use crate::layer::Timestamp;
+use crate::platform::Platform;
 
 /// What `crossdock build` asks for. `stdin` is read only if the command line says `-`.
 pub(super) fn of_build(
@@ -26,7 +28,7 @@ pub(super) fn of_build(
     command.build.docker.refuse()?;
     let mut request = of_args(&command.build, environment, stdin)?;
     request.tags.clone_from(&command.tag);
-    request.annotations = command.annotation.iter().cloned().collect();
+    request.annotations = command.annotation.iter().flat_map(|given| given.0.iter().cloned()).collect();
     request.dry_run = command.dry_run;
     let (outputs, compression) = outputs(command, environment, &mut request.annotations)?;
     request.outputs = outputs;
@@ -46,6 +48,13 @@ pub(crate) fn of_args(
     let mut build_args = build_args(&args.build_arg, environment);
     proxies::add(environment.docker_config().as_deref(), &mut build_args);
     let source_date_epoch = source_date_epoch(&build_args)?;
+    let mut platforms: Vec<Platform> = Vec::new();
+    for platform in &args.platform {
+        if !platforms.contains(platform) {
+            platforms.push(platform.clone());
+        }
+    }
+    let multi_platform = multi_platform(&build_args, platforms.len())?;
     Ok(BuildRequest {
         dockerfile,
         remote_dockerfile,
@@ -53,10 +62,11 @@ pub(crate) fn of_args(
         build_args,
         build_contexts: build_contexts(&args.build_context, environment)?,
         target: args.target.clone().filter(|target| !target.is_empty()),
-        platform: args.platform.clone(),
+        platforms,
+        multi_platform,
         tags: Vec::new(),
         labels: args.label.clone(),
-        annotations: BTreeMap::new(),
+        annotations: Vec::new(),
         no_cache: args.no_cache,
         no_cache_filter: args.no_cache_filter.clone(),
         pull: args.pull,
@@ -103,6 +113,20 @@ fn build_args(given: &[BuildArg], environment: &Environment) -> Vec<(String, Str
         args.push((name.to_owned(), value.to_owned()));
     }
     args
+}
+
+/// Whether the result is an index: where there are several platforms, or the build argument says so
+/// (`frontend/dockerui/config.go`).
+fn multi_platform(args: &[(String, String)], platforms: usize) -> Result<bool, CliError> {
+    let name = "BUILDKIT_MULTI_PLATFORM";
+    let given = args.iter().rev().find(|(key, _)| key == name).filter(|(_, value)| !value.is_empty());
+    let Some((_, value)) = given else { return Ok(platforms > 1) };
+    let wanted = csv::boolean(name, value).map_err(CliError::usage)?;
+    if !wanted && platforms > 1 {
+        let message = format!("{name} is `{value}`, and there are {platforms} platforms");
+        return Err(CliError::usage(message).hint("give one --platform, or leave the argument out"));
+    }
+    Ok(wanted)
 }
 
 fn source_date_epoch(args: &[(String, String)]) -> Result<Option<Timestamp>, CliError> {
@@ -155,7 +179,7 @@ fn build_contexts(
 fn outputs(
     command: &BuildCommand,
     environment: &Environment,
-    annotations: &mut BTreeMap<String, String>,
+    annotations: &mut Vec<Annotation>,
 ) -> Result<(Vec<Output>, LayerCompression), CliError> {
     let mut outputs = Vec::new();
     let mut compression = command.compression;
@@ -302,9 +326,12 @@ mod tests {
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
         assert_eq!(request.build_args, [pair("X", "1"), pair("FROM_ENV", "e")]);
         assert_eq!(request.target.as_deref(), Some("t"));
-        assert_eq!(request.platform.unwrap().to_string(), "linux/arm64");
+        assert_eq!(request.platforms, ["linux/arm64".parse::<Platform>().unwrap()]);
+        assert!(!request.multi_platform);
         assert_eq!(request.labels, [pair("k", "v"), pair("empty", "")]);
-        assert_eq!(request.annotations, BTreeMap::from([pair("n", "w")]));
+        let annotations: Vec<_> =
+            request.annotations.into_iter().map(|given| (given.name, given.value)).collect();
+        assert_eq!(annotations, [pair("n", "w")]);
         assert_eq!(request.no_cache_filter, ["a", "b", "c"]);
         assert!(request.pull && !request.no_cache && !request.dry_run);
         assert_eq!(request.network, crate::exec::Network::None);

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use super::csv;
 use crate::build::NamedContext;
+use crate::build::{Annotation, AnnotationPlace};
 use crate::context::remote::RemoteSource;
 use crate::exec::Ulimit;
+use crate::platform::Platform;
 use crate::reference::Reference;
 
 /// `KEY=VALUE`.
@@ -48,23 +50,61 @@ impl FromStr for BuildArg {
     }
 }
 
-/// An annotation, for the manifest: `[manifest:]KEY=VALUE`.
-pub(super) fn annotation(text: &str) -> Result<(String, String), String> {
-    if let Some((kind, rest)) = text.split_once(':')
-        && !kind.contains('=')
-        && kind.split(',').any(|kind| {
-            let kind = kind.split('[').next().unwrap_or_default();
-            matches!(kind, "manifest" | "index" | "manifest-descriptor" | "index-descriptor")
-        })
-    {
-        if kind == "manifest" {
-            return key_value(rest);
-        }
-        return Err(format!(
-            "annotations for `{kind}` are not supported (only the image's manifest has them)"
-        ));
+/// Annotations as Docker writes them: `KEY=VALUE` for the manifest, or `PLACE[PLATFORM],…:KEY=VALUE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Annotations(pub Vec<Annotation>);
+
+impl FromStr for Annotations {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (places, rest) = match text.split_once(':') {
+            // A colon in the name or the value is only that.
+            Some((places, rest)) if !places.contains('=') && places.split(',').any(starts_with_place) => {
+                (places, rest)
+            }
+            _ => ("manifest", text),
+        };
+        let (name, value) = key_value(rest)?;
+        let annotations = places.split(',').map(|place| {
+            let (place, platform) = annotation_place(place)?;
+            Ok(Annotation { place, platform, name: name.clone(), value: value.clone() })
+        });
+        Ok(Self(annotations.collect::<Result<_, String>>()?))
     }
-    key_value(text)
+}
+
+const ANNOTATION_PLACES: [(&str, AnnotationPlace); 4] = [
+    ("manifest", AnnotationPlace::Manifest),
+    ("index", AnnotationPlace::Index),
+    ("manifest-descriptor", AnnotationPlace::ManifestDescriptor),
+    ("index-descriptor", AnnotationPlace::IndexDescriptor),
+];
+
+fn starts_with_place(text: &str) -> bool {
+    let name = text.split('[').next().unwrap_or_default();
+    ANNOTATION_PLACES.iter().any(|(place, _)| *place == name)
+}
+
+/// `manifest`, or `manifest[linux/arm64]` for one platform only.
+pub(super) fn annotation_place(text: &str) -> Result<(AnnotationPlace, Option<Platform>), String> {
+    let (name, platform) = match text.strip_suffix(']').and_then(|text| text.split_once('[')) {
+        Some((name, platform)) => (name, Some(platform)),
+        None => (text, None),
+    };
+    let place = ANNOTATION_PLACES.iter().find(|(known, _)| *known == name).map(|(_, place)| *place);
+    let place = place.ok_or_else(|| {
+        let known = ANNOTATION_PLACES.map(|(place, _)| place);
+        match crate::hint::did_you_mean(name, known) {
+            Some(near) => format!("`{name}` cannot be annotated; did you mean `{near}`?"),
+            None => format!("`{name}` cannot be annotated; known are {}", known.join(", ")),
+        }
+    })?;
+    let platform = platform.map(str::parse::<Platform>).transpose().map_err(|error| error.to_string())?;
+    if platform.is_some() && place.is_of_index() {
+        return Err(format!("an annotation for `{name}` cannot be for one platform"));
+    }
+    Ok((place, platform))
 }
 
 /// Where a secret comes from.
@@ -325,12 +365,34 @@ mod tests {
     }
 
     #[test]
-    fn annotations_are_for_manifests() {
-        assert_eq!(annotation("a=b"), Ok(("a".into(), "b".into())));
-        assert_eq!(annotation("manifest:a=b:c"), Ok(("a".into(), "b:c".into())));
-        assert_eq!(annotation("a=index:b"), Ok(("a".into(), "index:b".into())));
-        assert!(annotation("index:a=b").is_err());
-        assert!(annotation("a").is_err());
+    fn annotations_are_for_manifests_or_what_they_say() {
+        let read = |text: &str| text.parse::<Annotations>().map(|annotations| annotations.0);
+        let annotation = |place, platform: Option<&str>, name: &str, value: &str| Annotation {
+            place,
+            platform: platform.map(|platform| platform.parse().unwrap()),
+            name: name.to_owned(),
+            value: value.to_owned(),
+        };
+        use AnnotationPlace::{Index, Manifest, ManifestDescriptor};
+        assert_eq!(read("a=b"), Ok(vec![annotation(Manifest, None, "a", "b")]));
+        assert_eq!(read("manifest:a=b:c"), Ok(vec![annotation(Manifest, None, "a", "b:c")]));
+        assert_eq!(read("a=index:b"), Ok(vec![annotation(Manifest, None, "a", "index:b")]));
+        assert_eq!(
+            read("index,manifest-descriptor[linux/arm64]:a=b"),
+            Ok(vec![
+                annotation(Index, None, "a", "b"),
+                annotation(ManifestDescriptor, Some("linux/arm64"), "a", "b")
+            ])
+        );
+        for (text, part) in [
+            ("a", "KEY=VALUE"),
+            ("index,manifets:a=b", "did you mean `manifest`"),
+            ("index[linux/arm64]:a=b", "one platform"),
+            ("manifest[a/b/c/d]:a=b", "a/b/c/d"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl Hint for ScanError {
 }
 
 /// Which part of a context is wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Wanted {
     /// All of it.
     Everything,

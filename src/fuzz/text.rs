@@ -190,7 +190,7 @@ pub(super) fn dockerfile(input: &[u8]) {
     request.dockerfile.text = text.to_vec();
     let config = config.unwrap_or_else(|| ImageConfig::new(&Platform::host()));
     let plan = (|| {
-        let mut draft = Draft::new(&parsed, &request, &lint)?;
+        let mut draft = Draft::new(&parsed, &request, None, &lint)?;
         loop {
             let unresolved: Vec<usize> = draft.unresolved().into_iter().map(|(source, _)| source).collect();
             for source in unresolved {

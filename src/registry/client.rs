@@ -420,8 +420,28 @@ impl Client {
         content_type: &str,
         bytes: Bytes,
     ) -> Result<Digest, RegistryError> {
+        self.put_manifest(reference, reference.tag(), content_type, bytes).await
+    }
+
+    /// Publishes a manifest under its digest, whatever the tag of `reference` is: an index names it.
+    pub async fn push_manifest_untagged(
+        &self,
+        reference: &Reference,
+        content_type: &str,
+        bytes: Bytes,
+    ) -> Result<Digest, RegistryError> {
+        self.put_manifest(reference, None, content_type, bytes).await
+    }
+
+    async fn put_manifest(
+        &self,
+        reference: &Reference,
+        tag: Option<&str>,
+        content_type: &str,
+        bytes: Bytes,
+    ) -> Result<Digest, RegistryError> {
         let digest = Digest::of(&bytes);
-        let name = reference.tag().map_or_else(|| digest.to_string(), str::to_owned);
+        let name = tag.map_or_else(|| digest.to_string(), str::to_owned);
         let place = Place::new(reference, format!("publishing manifest {name}"));
         let url = self.transport().url(reference, &format!("manifests/{name}"))?;
         let mut request = Request::new(Method::PUT, url, Access::push(reference.repository()))

@@ -1,12 +1,14 @@
 //! What it takes to write an image somewhere.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::RegistryError;
 use crate::digest::Digest;
 use crate::hint::Hint;
-use crate::image::Descriptor;
+use crate::image::{Descriptor, ImageConfig, Index, media_types};
 use crate::store::BlobSource;
 
 /// Any error of a [`BlobProvider`].
@@ -28,10 +30,10 @@ pub struct PushLayer {
     pub mount_candidates: Vec<(String, String)>,
 }
 
-/// An image to push.
+/// One image to write somewhere.
 #[derive(Debug, Clone)]
 pub struct ImageBundle {
-    /// The manifest (or index), byte for byte.
+    /// The manifest, byte for byte.
     pub manifest: Bytes,
     /// Its media type.
     pub media_type: String,
@@ -47,6 +49,60 @@ impl ImageBundle {
     /// The digest under which the image will be known.
     pub fn digest(&self) -> Digest {
         Digest::of(&self.manifest)
+    }
+
+    /// The descriptor of the manifest, with the platform that the configuration says.
+    pub fn descriptor(&self) -> Descriptor {
+        let mut descriptor = Descriptor::of(&self.media_type, &self.manifest);
+        descriptor.platform = ImageConfig::parse(&self.config).ok().and_then(|config| config.platform());
+        descriptor
+    }
+}
+
+/// What is known under one name: an image, or an index of images for several platforms.
+#[derive(Debug, Clone)]
+pub struct ImageSet {
+    images: Vec<ImageBundle>,
+    document: Bytes,
+    is_index: bool,
+    /// Annotations of the descriptor by which a layout's or archive's own index names it.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl ImageSet {
+    /// One image.
+    pub fn one(image: ImageBundle) -> Self {
+        let document = image.manifest.clone();
+        Self { images: vec![image], document, is_index: false, annotations: BTreeMap::new() }
+    }
+
+    /// The images that `index` names.
+    pub fn indexed(images: Vec<ImageBundle>, index: &Index) -> Self {
+        let document = Bytes::from(index.to_bytes());
+        Self { images, document, is_index: true, annotations: BTreeMap::new() }
+    }
+
+    /// The images.
+    pub fn images(&self) -> &[ImageBundle] {
+        &self.images
+    }
+
+    /// The image, if it is one and no index.
+    pub fn single(&self) -> Option<&ImageBundle> {
+        self.images.first().filter(|_| !self.is_index)
+    }
+
+    /// The index or else the manifest, byte for byte.
+    pub fn document(&self) -> &Bytes {
+        &self.document
+    }
+
+    /// The descriptor of that document.
+    pub fn descriptor(&self) -> Descriptor {
+        match self.single() {
+            Some(image) => image.descriptor(),
+            None => Descriptor::of(media_types::OCI_INDEX, &self.document),
+        }
     }
 }
 

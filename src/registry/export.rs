@@ -12,10 +12,10 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::copy::blocking;
-use super::destination::{BlobProvider, DestinationError, ImageBundle};
+use super::destination::{BlobProvider, DestinationError, ImageSet};
 use super::layout::{CONTAINERD_NAME, REF_NAME, blob_name};
 use crate::digest::Verifying;
-use crate::image::{Descriptor, Document, ImageConfig, Index, MANIFEST_BYTES_MAX};
+use crate::image::{Descriptor, Document, Index, MANIFEST_BYTES_MAX};
 use crate::reference::Reference;
 use crate::store::{BlobSource, replace_file};
 
@@ -48,18 +48,18 @@ enum Content {
 
 type Files = BTreeMap<String, Content>;
 
-/// Writes the image into the OCI layout directory `directory`, which is made if it is not there. Images that are in
+/// Writes the image or index into the OCI layout directory `directory`, which is made if it is not there. Images that are in
 /// the layout stay, except under the same names.
 pub async fn export_oci_layout(
     directory: &Path,
-    bundle: &ImageBundle,
+    images: &ImageSet,
     names: &[Reference],
     blobs: &dyn BlobProvider,
 ) -> Result<(), DestinationError> {
     let location = directory.display().to_string();
-    let mut files = collect(bundle, blobs).await?;
+    let mut files = collect(images, blobs).await?;
     files.insert("oci-layout".to_owned(), Content::Bytes(Bytes::from_static(LAYOUT_MARKER)));
-    let entries = index_entries(bundle, names);
+    let entries = index_entries(images, names);
     let directory = directory.to_owned();
     let at = location.clone();
     blocking(move || {
@@ -76,24 +76,24 @@ pub async fn export_oci_layout(
     .map_err(|source| io_error(Path::new(&location), source))?
 }
 
-/// Writes the image as a tar of an OCI layout.
+/// Writes the image or index as a tar of an OCI layout.
 pub async fn export_oci_archive(
     output: Output,
-    bundle: &ImageBundle,
+    images: &ImageSet,
     names: &[Reference],
     blobs: &dyn BlobProvider,
 ) -> Result<(), DestinationError> {
-    let mut files = collect(bundle, blobs).await?;
-    add_layout(&mut files, bundle, names);
+    let mut files = collect(images, blobs).await?;
+    add_layout(&mut files, images, names);
     write_archive(output, files).await
 }
 
 /// Writes the image as `docker save` does since Docker 25: an OCI layout with a `manifest.json`, which older Docker
 /// versions, podman and skopeo read. Whether they can read the layers is a matter of the layers' compression: gzip
-/// and none work everywhere, zstd since Docker 23.
+/// and none work everywhere, zstd since Docker 23. There is no such archive of an index.
 pub async fn export_docker_archive(
     output: Output,
-    bundle: &ImageBundle,
+    images: &ImageSet,
     names: &[Reference],
     blobs: &dyn BlobProvider,
 ) -> Result<(), DestinationError> {
@@ -104,12 +104,20 @@ pub async fn export_docker_archive(
         repo_tags: Vec<String>,
         layers: Vec<String>,
     }
-    let mut files = collect(bundle, blobs).await?;
-    add_layout(&mut files, bundle, names);
+    let Some(image) = images.single() else {
+        let location = match &output {
+            Output::File(path) => path.display().to_string(),
+            Output::Stream(_) => "-".to_owned(),
+        };
+        let reason = "a Docker archive holds images, not an index of several platforms".to_owned();
+        return Err(DestinationError::Unsupported { location, reason });
+    };
+    let mut files = collect(images, blobs).await?;
+    add_layout(&mut files, images, names);
     let manifest = [Entry {
-        config: blob_name(&bundle.config_descriptor.digest),
+        config: blob_name(&image.config_descriptor.digest),
         repo_tags: names.iter().filter(|name| name.tag().is_some()).map(tagged).collect(),
-        layers: bundle.layers.iter().map(|layer| blob_name(&layer.descriptor.digest)).collect(),
+        layers: image.layers.iter().map(|layer| blob_name(&layer.descriptor.digest)).collect(),
     }];
     // Of texts only, hence nothing that could fail.
     let manifest = serde_json::to_vec(&manifest).unwrap_or_default();
@@ -127,10 +135,10 @@ fn io_error(path: &Path, source: io::Error) -> DestinationError {
     DestinationError::Io { action: format!("writing {}", path.display()), source }
 }
 
-/// The blobs of the image by their path. Asks the provider for each layer once.
-async fn collect(bundle: &ImageBundle, blobs: &dyn BlobProvider) -> Result<Files, DestinationError> {
+/// The blobs of the images by their path. Asks the provider for each layer once.
+async fn collect(images: &ImageSet, blobs: &dyn BlobProvider) -> Result<Files, DestinationError> {
     let mut files = Files::new();
-    for layer in &bundle.layers {
+    for layer in images.images().iter().flat_map(|image| &image.layers) {
         let descriptor = &layer.descriptor;
         let name = blob_name(&descriptor.digest);
         if files.contains_key(&name) {
@@ -142,14 +150,17 @@ async fn collect(bundle: &ImageBundle, blobs: &dyn BlobProvider) -> Result<Files
             .map_err(|source| DestinationError::Blob { digest: descriptor.digest, source })?;
         files.insert(name, Content::Blob(descriptor.clone().into(), source));
     }
-    files.insert(blob_name(&bundle.config_descriptor.digest), Content::Bytes(bundle.config.clone()));
-    files.insert(blob_name(&bundle.digest()), Content::Bytes(bundle.manifest.clone()));
+    for image in images.images() {
+        files.insert(blob_name(&image.config_descriptor.digest), Content::Bytes(image.config.clone()));
+        files.insert(blob_name(&image.digest()), Content::Bytes(image.manifest.clone()));
+    }
+    files.insert(blob_name(&images.descriptor().digest), Content::Bytes(images.document().clone()));
     Ok(files)
 }
 
-fn index_entries(bundle: &ImageBundle, names: &[Reference]) -> Vec<Descriptor> {
-    let mut entry = Descriptor::of(&bundle.media_type, &bundle.manifest);
-    entry.platform = ImageConfig::parse(&bundle.config).ok().and_then(|config| config.platform());
+fn index_entries(images: &ImageSet, names: &[Reference]) -> Vec<Descriptor> {
+    let mut entry = images.descriptor();
+    entry.annotations.clone_from(&images.annotations);
     let mut entries: Vec<Descriptor> = Vec::new();
     for name in names {
         let mut entry = entry.clone();
@@ -167,8 +178,8 @@ fn index_entries(bundle: &ImageBundle, names: &[Reference]) -> Vec<Descriptor> {
     entries
 }
 
-fn add_layout(files: &mut Files, bundle: &ImageBundle, names: &[Reference]) {
-    let index = Index::new(index_entries(bundle, names));
+fn add_layout(files: &mut Files, images: &ImageSet, names: &[Reference]) {
+    let index = Index::new(index_entries(images, names));
     let directories: Vec<String> =
         files.keys().filter_map(|name| name.rsplit_once('/').map(|(parent, _)| parent.to_owned())).collect();
     for directory in directories {
@@ -282,10 +293,11 @@ mod tests {
 
     use super::*;
     use crate::digest::Digest;
-    use crate::image::{Manifest, media_types};
+    use crate::image::{ImageConfig, Manifest, media_types};
     use crate::platform::Platform;
     use crate::registry::{
-        ArchiveSource, BoxError, ImageSource as _, LayoutReference, OciLayoutSource, PushLayer, ResolvedImage,
+        ArchiveSource, BoxError, ImageBundle, ImageSource as _, LayoutReference, OciLayoutSource, PushLayer,
+        ResolvedImage,
     };
 
     struct Memory(BTreeMap<Digest, Bytes>);
@@ -297,7 +309,7 @@ mod tests {
         }
     }
 
-    fn image(layers: &[&'static str]) -> (ImageBundle, Memory) {
+    fn image(layers: &[&'static str]) -> (ImageSet, Memory) {
         let mut config = ImageConfig::new(&Platform::new("linux", "amd64", None));
         config.rootfs.diff_ids = layers.iter().map(Digest::of).collect();
         let config = config.to_bytes();
@@ -318,16 +330,16 @@ mod tests {
                 .collect(),
         };
         let memory = layers.iter().map(|layer| (Digest::of(layer), Bytes::from(*layer))).collect();
-        (bundle, Memory(memory))
+        (ImageSet::one(bundle), Memory(memory))
     }
 
     fn names(names: &[&str]) -> Vec<Reference> {
         names.iter().map(|name| name.parse().unwrap()).collect()
     }
 
-    fn check(image: &ResolvedImage, bundle: &ImageBundle) {
-        assert_eq!(image.manifest_bytes, bundle.manifest);
-        assert_eq!(image.config_bytes, bundle.config);
+    fn check(image: &ResolvedImage, images: &ImageSet) {
+        assert_eq!(image.manifest_bytes, *images.document());
+        assert_eq!(image.config_bytes, images.images()[0].config);
     }
 
     #[tokio::test]

@@ -35,7 +35,9 @@ pub use client::{Client, ClientOptions, FetchedManifest, ManifestHead, MountOutc
 pub use credentials::{
     Credential, CredentialError, CredentialFile, CredentialSources, Credentials, NoCredentials, Secret,
 };
-pub use destination::{BlobProvider, BoxError, DestinationError, ImageBundle, PushLayer, PushReport};
+pub use destination::{
+    BlobProvider, BoxError, DestinationError, ImageBundle, ImageSet, PushLayer, PushReport,
+};
 pub use error::{ErrorDetail, RegistryError, RegistryErrorKind};
 pub use export::{Output, export_docker_archive, export_oci_archive, export_oci_layout};
 pub use hosts::{HostOptions, Hosts, Mirror, MirrorError};

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use super::fake::{Answer, Fake, Seen};
 use super::{
     BlobProvider, BoxError, Client, ClientOptions, Credential, CredentialError, Credentials, ImageBundle,
-    ImageSource as _, MountOutcome, PushLayer, RegistryError, RegistryErrorKind, RegistrySource, RetryPolicy,
-    Secret, push,
+    ImageSet, ImageSource as _, MountOutcome, PushLayer, RegistryError, RegistryErrorKind, RegistrySource,
+    RetryPolicy, Secret, push,
 };
 use crate::digest::Digest;
 use crate::hint::Hint as _;
@@ -654,7 +654,7 @@ async fn a_push_sends_only_what_is_missing() {
         layers.iter().map(|layer| (Digest::of(layer), Bytes::from(*layer))).collect(),
         Mutex::default(),
     );
-    let report = push(&client(), &reference, &bundle, &blobs, &|_| {}).await.unwrap();
+    let report = push(&client(), &reference, &ImageSet::one(bundle.clone()), &blobs, &|_| {}).await.unwrap();
     assert_eq!((report.existed, report.mounted, report.uploaded, report.unchanged), (1, 1, 2, false));
     assert_eq!(report.uploaded_bytes, (3 + bundle.config.len() + bundle.manifest.len()) as u64);
     assert_eq!(*blobs.1.lock().unwrap(), [Digest::of("new")], "only what is sent is asked for");
@@ -666,7 +666,7 @@ async fn a_push_sends_only_what_is_missing() {
     assert!(layer < config && config < at("manifests/v1") && at("manifests/v1") == lines.len() - 1);
     assert!(!lines.iter().any(|line| line.contains("from=x")));
 
-    let report = push(&client(), &reference, &bundle, &blobs, &|_| {}).await.unwrap();
+    let report = push(&client(), &reference, &ImageSet::one(bundle.clone()), &blobs, &|_| {}).await.unwrap();
     assert!(report.unchanged && report.uploaded_bytes == 0);
     assert_eq!(fake.seen().len(), lines.len() + 1, "one question is enough");
 }

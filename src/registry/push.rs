@@ -7,7 +7,7 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::auth::Access;
 use super::client::{Client, MountOutcome};
-use super::destination::{BlobProvider, DestinationError, ImageBundle, PushLayer, PushReport};
+use super::destination::{BlobProvider, DestinationError, ImageBundle, ImageSet, PushLayer, PushReport};
 use super::source::Progress;
 use crate::image::Descriptor;
 use crate::reference::Reference;
@@ -26,19 +26,19 @@ enum Moved {
     Uploaded(u64),
 }
 
-/// Pushes `bundle` to `reference`: layers, then the configuration, then the manifest, so that whoever sees the
-/// manifest finds everything that it names. If the tag points at this manifest already, nothing is sent at all.
+/// Pushes `images` to `reference`: layers, then the configurations, then the manifests, then the index if there is one, so
+/// that whoever sees a document finds everything that it names. If the tag points at this manifest already, nothing is sent at all.
 ///
 /// `blobs` is asked only for layers that have to be sent. `progress` is told the bytes sent in all.
 pub async fn push(
     client: &Client,
     reference: &Reference,
-    bundle: &ImageBundle,
+    images: &ImageSet,
     blobs: &dyn BlobProvider,
     progress: Progress<'_>,
 ) -> Result<PushReport, DestinationError> {
     let mut report = PushReport {
-        digest: bundle.digest(),
+        digest: images.descriptor().digest,
         uploaded_bytes: 0,
         uploaded: 0,
         mounted: 0,
@@ -55,16 +55,20 @@ pub async fn push(
     let total = AtomicU64::new(0);
     let push = Push { client, reference, blobs, total: &total, progress };
     let mut seen = HashSet::new();
-    let layers: Vec<&PushLayer> = bundle
-        .layers
+    let layers: Vec<&PushLayer> = images
+        .images()
         .iter()
+        .flat_map(|image| &image.layers)
         .filter(|layer| seen.insert(layer.descriptor.digest) && is_distributable(&layer.descriptor))
         .collect();
-    let moved: Vec<Moved> = stream::iter(layers.into_iter().map(|layer| push.layer(layer)))
+    let mut moved: Vec<Moved> = stream::iter(layers.into_iter().map(|layer| push.layer(layer)))
         .buffer_unordered(PARALLEL)
         .try_collect()
         .await?;
-    for moved in moved.into_iter().chain([push.config(bundle).await?]) {
+    for image in images.images() {
+        moved.push(push.config(image).await?);
+    }
+    for moved in moved {
         match moved {
             Moved::Existed => report.existed += 1,
             Moved::Mounted => report.mounted += 1,
@@ -74,8 +78,16 @@ pub async fn push(
             }
         }
     }
-    client.push_manifest(reference, &bundle.media_type, bundle.manifest.clone()).await?;
-    report.uploaded_bytes += bundle.manifest.len() as u64;
+    if images.single().is_none() {
+        for image in images.images() {
+            // Without a tag: the index names it by its digest.
+            client.push_manifest_untagged(reference, &image.media_type, image.manifest.clone()).await?;
+            report.uploaded_bytes += image.manifest.len() as u64;
+        }
+    }
+    let document = images.document();
+    client.push_manifest(reference, &images.descriptor().media_type, document.clone()).await?;
+    report.uploaded_bytes += document.len() as u64;
     Ok(report)
 }
 

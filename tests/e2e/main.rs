@@ -18,6 +18,7 @@ mod hosts;
 mod load;
 mod logins;
 mod mounts;
+mod platforms;
 mod proof;
 mod random;
 mod registry;

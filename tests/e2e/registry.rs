@@ -15,8 +15,8 @@ use crossdock::layer::MediaType;
 use crossdock::platform::Platform;
 use crossdock::reference::Reference;
 use crossdock::registry::{
-    ArchiveSource, BlobProvider, BoxError, Client, ClientOptions, CredentialFile, ImageBundle, ImageSource,
-    NoCredentials, OciLayoutSource, Output, PushLayer, RegistrySource, export_docker_archive,
+    ArchiveSource, BlobProvider, BoxError, Client, ClientOptions, CredentialFile, ImageBundle, ImageSet,
+    ImageSource, NoCredentials, OciLayoutSource, Output, PushLayer, RegistrySource, export_docker_archive,
     export_oci_archive, export_oci_layout, push,
 };
 use crossdock::store::BlobSource;
@@ -146,7 +146,9 @@ async fn what_we_push_skopeo_pulls() {
     // In one piece, and in pieces of 100 kB.
     for (tag, client) in [("whole", client(1 << 30)), ("pieces", client(100_000))] {
         let reference: Reference = format!("{}/team/{tag}:v1", server.address()).parse().unwrap();
-        let report = push(&client, &reference, &sample.bundle, &sample.blobs, &|_| {}).await.unwrap();
+        let report = push(&client, &reference, &ImageSet::one(sample.bundle.clone()), &sample.blobs, &|_| {})
+            .await
+            .unwrap();
         assert_eq!((report.uploaded, report.existed, report.unchanged), (3, 0, false));
         let address = format!("docker://{reference}");
         let manifest = skopeo(&["inspect", "--raw", "--tls-verify=false", &address]);
@@ -161,16 +163,20 @@ async fn what_we_push_skopeo_pulls() {
 
     let client = client(1 << 30);
     let pushed: Reference = format!("{}/team/whole:v1", server.address()).parse().unwrap();
-    let report = push(&client, &pushed, &sample.bundle, &sample.blobs, &|_| {}).await.unwrap();
+    let report =
+        push(&client, &pushed, &ImageSet::one(sample.bundle.clone()), &sample.blobs, &|_| {}).await.unwrap();
     assert!(report.unchanged && report.uploaded_bytes == 0);
     let retagged: Reference = format!("{}/team/whole:v2", server.address()).parse().unwrap();
-    let report = push(&client, &retagged, &sample.bundle, &sample.blobs, &|_| {}).await.unwrap();
+    let report = push(&client, &retagged, &ImageSet::one(sample.bundle.clone()), &sample.blobs, &|_| {})
+        .await
+        .unwrap();
     assert_eq!((report.uploaded, report.existed), (0, 3));
     for layer in &mut sample.bundle.layers {
         layer.mount_candidates = vec![(server.address().to_owned(), "team/whole".to_owned())];
     }
     let other: Reference = format!("{}/other:v1", server.address()).parse().unwrap();
-    let report = push(&client, &other, &sample.bundle, &sample.blobs, &|_| {}).await.unwrap();
+    let report =
+        push(&client, &other, &ImageSet::one(sample.bundle.clone()), &sample.blobs, &|_| {}).await.unwrap();
     assert_eq!((report.mounted, report.uploaded), (2, 1));
     check(&RegistrySource::new(client, other), &sample, dir.path()).await;
 }
@@ -185,7 +191,7 @@ async fn what_skopeo_pushes_we_pull() {
     let sample = sample(dir.path());
     let layout = dir.path().join("layout");
     let name: Reference = "docker.io/library/app:v1".parse().unwrap();
-    export_oci_layout(&layout, &sample.bundle, &[name], &sample.blobs).await.unwrap();
+    export_oci_layout(&layout, &ImageSet::one(sample.bundle.clone()), &[name], &sample.blobs).await.unwrap();
     let source = format!("oci:{}:v1", layout.display());
     for (format, tag) in [("oci", "oci"), ("v2s2", "docker")] {
         let reference: Reference = format!("{}/pulled:{tag}", server.address()).parse().unwrap();
@@ -205,12 +211,17 @@ async fn archives_go_both_ways() {
     let sample = sample(dir.path());
     let path = |name: &str| dir.path().join(name).display().to_string();
     let names: Vec<Reference> = vec!["example.com/app:v1".parse().unwrap()];
-    export_oci_archive(Output::File(path("ours-oci.tar").into()), &sample.bundle, &names, &sample.blobs)
-        .await
-        .unwrap();
+    export_oci_archive(
+        Output::File(path("ours-oci.tar").into()),
+        &ImageSet::one(sample.bundle.clone()),
+        &names,
+        &sample.blobs,
+    )
+    .await
+    .unwrap();
     export_docker_archive(
         Output::File(path("ours-docker.tar").into()),
-        &sample.bundle,
+        &ImageSet::one(sample.bundle.clone()),
         &names,
         &sample.blobs,
     )
@@ -248,12 +259,15 @@ async fn a_registry_with_a_login_is_used_with_the_docker_configuration() {
     let dir = tempfile::tempdir().unwrap();
     let sample = sample(dir.path());
     let reference: Reference = format!("{}/private:v1", server.address()).parse().unwrap();
-    let error = push(&client(1 << 30), &reference, &sample.bundle, &sample.blobs, &|_| {}).await.unwrap_err();
+    let error =
+        push(&client(1 << 30), &reference, &ImageSet::one(sample.bundle.clone()), &sample.blobs, &|_| {})
+            .await
+            .unwrap_err();
     assert!(error.hint().unwrap().contains("docker login"), "{error}");
 
     let config = serde_json::json!({"auths": {server.address(): {"username": USER, "password": PASSWORD}}});
     let credentials = CredentialFile::parse("config.json", &config.to_string()).unwrap();
     let client = Client::new(ClientOptions::default(), Arc::new(credentials)).unwrap();
-    push(&client, &reference, &sample.bundle, &sample.blobs, &|_| {}).await.unwrap();
+    push(&client, &reference, &ImageSet::one(sample.bundle.clone()), &sample.blobs, &|_| {}).await.unwrap();
     check(&RegistrySource::new(client, reference), &sample, dir.path()).await;
 }

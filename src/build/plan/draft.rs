@@ -24,7 +24,8 @@ const TRIGGER_ROUNDS_MAX: usize = 32;
 pub(crate) struct Draft<'a> {
     pub(super) dockerfile: &'a Dockerfile,
     pub(super) request: &'a BuildRequest,
-    pub(super) build_platform: Platform,
+    /// The platform of the image.
+    pub(super) target_platform: Platform,
     pub(super) globals: Variables,
     pub(super) lexer: Lexer,
     pub(super) stages: Vec<StageDraft>,
@@ -81,13 +82,16 @@ pub(super) struct Command {
 
 impl<'a> Draft<'a> {
     /// Finds the stages and the target of `dockerfile`.
+    ///
+    /// Without a `platform`, it is the host's.
     pub(crate) fn new(
         dockerfile: &'a Dockerfile,
         request: &'a BuildRequest,
+        platform: Option<&Platform>,
         lint: &Linter,
     ) -> Result<Self, DockerfileError> {
         let build_platform = Platform::host();
-        let target_platform = request.platform.clone().unwrap_or_else(|| build_platform.clone());
+        let target_platform = platform.cloned().unwrap_or_else(|| build_platform.clone());
         let lexer = Lexer::new(dockerfile.directives.escape);
         let last_name = dockerfile.stages.last().and_then(|stage| stage.from.name.as_deref());
         let target_name = request.target.as_deref().or(last_name).unwrap_or_default();
@@ -116,7 +120,7 @@ impl<'a> Draft<'a> {
         let mut draft = Self {
             dockerfile,
             request,
-            build_platform,
+            target_platform: target_platform.clone(),
             globals,
             lexer,
             stages: Vec::new(),
@@ -357,8 +361,7 @@ impl<'a> Draft<'a> {
             }
             return Ok(Input::Stage(stage));
         }
-        let platform = self.request.platform.clone().unwrap_or_else(|| self.build_platform.clone());
-        Ok(match self.find_base(from, names, lines, &platform)? {
+        Ok(match self.find_base(from, names, lines, &self.target_platform.clone())? {
             Base::Scratch => Input::Empty,
             Base::Stage(stage) => Input::Stage(stage),
             Base::Source(source) => Input::Source(source),

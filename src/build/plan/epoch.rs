@@ -22,7 +22,7 @@ pub(crate) fn with_epoch<'r>(
         return Ok(request);
     }
     let host = Platform::host();
-    let platform = request.platform.as_ref().unwrap_or(&host);
+    let platform = request.platforms.first().unwrap_or(&host);
     let lexer = Lexer::new(dockerfile.directives.escape);
     let mut globals = platform_arguments(&host, platform, "", &request.build_args);
     let mut epoch = None;

@@ -256,8 +256,29 @@ impl StageLowering<'_, '_, '_> {
         let single = self.all.draft.stages.len() == 1;
         let stage = if single { String::new() } else { format!("{} ", self.drafted.label) };
         let trigger = if self.is_trigger { "ONBUILD " } else { "" };
-        self.all.names.push(format!("[{stage}{:width$}/{}] {trigger}{text}", self.named, self.total));
+        let platform = self.platform_of_name();
+        self.all
+            .names
+            .push(format!("[{platform}{stage}{:width$}/{}] {trigger}{text}", self.named, self.total));
         StepId(u32::try_from(self.all.names.len() - 1).unwrap_or(u32::MAX))
+    }
+
+    /// What tells a step from the same one for another platform: `linux/amd64->arm64 `, where there are several.
+    fn platform_of_name(&self) -> String {
+        let draft = self.all.draft;
+        if !draft.request.multi_platform {
+            return String::new();
+        }
+        let (own, target) = (&self.drafted.platform, &draft.target_platform);
+        if own.os != target.os {
+            return format!("{own}->{target} ");
+        }
+        if own.architecture == target.architecture {
+            return format!("{own} ");
+        }
+        let target = target.to_string();
+        // The system is the same: `linux/amd64->arm64`.
+        format!("{own}->{} ", target.split_once('/').map_or(target.as_str(), |(_, rest)| rest))
     }
 
     /// A stage that starts from a directory context: all of it is copied into an empty image.

@@ -36,10 +36,22 @@ pub(crate) struct Plan {
     pub(crate) target: usize,
     /// What comes from outside, each once.
     pub(crate) sources: Vec<SourceSpec>,
-    /// The steps' names, by [`StepId`].
+    /// The steps' names, in the order of their [`StepId`]s.
     pub(crate) names: Vec<String>,
     /// What the target can be given.
     pub(crate) outline: Outline,
+}
+
+impl Plan {
+    /// Numbers the steps from `first` on: they share the numbers with those of other plans.
+    pub(crate) fn number_from(&mut self, first: usize) {
+        let first = u32::try_from(first).unwrap_or(u32::MAX);
+        let renumber = |id: &mut StepId| id.0 = id.0.saturating_add(first);
+        for stage in &mut self.stages {
+            stage.start_step.iter_mut().for_each(renumber);
+            stage.steps.iter_mut().map(|step| &mut step.id).for_each(renumber);
+        }
+    }
 }
 
 /// Something that a build takes from outside.
