@@ -32,6 +32,7 @@ pub use engine::{BuildOutcome, Engine, Ownership, StepReport};
 pub use error::{BuildError, StepFailure};
 pub use options::{
     Annotation, AnnotationPlace, BuildRequest, ContextArchive, ContextSource, Destination, DockerfileText,
-    LayerCompression, NamedContext, Output, RemoteDockerfile, Secret, SshAgent, SshKey, SshSource,
+    ImageFormat, LayerCompression, NamedContext, Output, RemoteDockerfile, Secret, SshAgent, SshKey,
+    SshSource,
 };
 pub use plan::{Outline, OutlineArg, OutlineMount};

@@ -58,8 +58,8 @@ pub struct BuildRequest {
     pub allow: Vec<String>,
     /// Where the result goes. Nothing at all: it stays in the cache.
     pub outputs: Vec<Output>,
-    /// `--compression` of the layers in the result.
-    pub compression: LayerCompression,
+    /// How images are written.
+    pub format: ImageFormat,
     /// Clamps times (the `SOURCE_DATE_EPOCH` build argument).
     pub source_date_epoch: Option<Timestamp>,
     /// `--dry-run`: only say which steps would run.
@@ -231,6 +231,19 @@ pub enum LayerCompression {
     Gzip,
     /// Plain tar.
     Uncompressed,
+}
+
+/// How images are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ImageFormat {
+    /// `--compression` of the layers that were built.
+    pub compression: LayerCompression,
+    /// `compression-level`: up to 22 for zstd and 9 for gzip.
+    pub level: Option<u8>,
+    /// `force-compression`: layers of the base image are compressed like that as well.
+    pub force: bool,
+    /// `oci-mediatypes=false`: documents and layers have Docker's media types, which know no zstd and no annotations.
+    pub docker_media_types: bool,
 }
 
 /// A file to write to, or standard output.

@@ -9,7 +9,7 @@ use crate::build::{Annotation, AnnotationPlace, Destination, LayerCompression, O
 use crate::reference::Reference;
 
 /// One `--output` as it was written, with what belongs to the whole build.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OutputSpec {
     /// Where the result goes; `None` for `type=cacheonly`, and for an engine.
     pub output: Option<Output>,
@@ -17,20 +17,35 @@ pub struct OutputSpec {
     pub load: bool,
     /// `compression=`.
     pub compression: Option<LayerCompression>,
+    /// `compression-level=`.
+    pub level: Option<u8>,
+    /// `force-compression=`.
+    pub force: bool,
+    /// `oci-mediatypes=false`.
+    pub docker_media_types: bool,
     /// `annotation.<name>=`, `annotation-<place>.<name>=`.
     pub annotations: Vec<Annotation>,
 }
 
 const TYPES: &[&str] = &["image", "registry", "oci", "docker", "tar", "local", "cacheonly"];
-const KEYS: &[&str] =
-    &["type", "dest", "name", "push", "tar", "compression", "oci-mediatypes", "rewrite-timestamp"];
+const KEYS: &[&str] = &[
+    "type",
+    "dest",
+    "name",
+    "push",
+    "tar",
+    "compression",
+    "compression-level",
+    "force-compression",
+    "oci-mediatypes",
+    "rewrite-timestamp",
+];
 
 impl FromStr for OutputSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let plain =
-            |output| Self { output: Some(output), load: false, compression: None, annotations: Vec::new() };
+        let plain = |output| Self { output: Some(output), ..Self::default() };
         let fields = csv::fields(text)?;
         // Docker's shorthand: a path for `type=local`, `-` for a tar on standard output.
         if let [only] = fields.as_slice()
@@ -47,8 +62,7 @@ impl FromStr for OutputSpec {
         let mut names: Option<Vec<Reference>> = None;
         let mut push: Option<bool> = None;
         let mut tar: Option<bool> = None;
-        let mut compression = None;
-        let mut annotations = Vec::new();
+        let mut spec = Self::default();
         for (key, value) in csv::pairs(text)? {
             match key.as_str() {
                 "type" => kind = Some(value),
@@ -56,17 +70,13 @@ impl FromStr for OutputSpec {
                 "name" => names = Some(references(&value)?),
                 "push" => push = Some(csv::boolean(&key, &value)?),
                 "tar" => tar = Some(csv::boolean(&key, &value)?),
-                "compression" => compression = Some(parse_compression(&value)?),
+                "compression" => spec.compression = Some(parse_compression(&value)?),
+                "compression-level" => spec.level = Some(level(&value)?),
+                "force-compression" => spec.force = csv::boolean(&key, &value)?,
                 // With an epoch the times in layers are clamped when they are made: there is nothing to rewrite.
                 "rewrite-timestamp" => drop(csv::boolean(&key, &value)?),
-                "oci-mediatypes" => {
-                    if !csv::boolean(&key, &value)? {
-                        return Err(
-                            "oci-mediatypes=false is not supported: images have OCI media types".to_owned()
-                        );
-                    }
-                }
-                _ => annotations.push(annotation(&key, value)?),
+                "oci-mediatypes" => spec.docker_media_types = !csv::boolean(&key, &value)?,
+                _ => spec.annotations.push(annotation(&key, value)?),
             }
         }
         let kind = kind.ok_or("`type` is missing (for example type=oci,dest=image.tar)")?;
@@ -115,7 +125,7 @@ impl FromStr for OutputSpec {
                 });
             }
         };
-        Ok(Self { output, load, compression, annotations })
+        Ok(Self { output, load, ..spec })
     }
 }
 
@@ -144,6 +154,14 @@ fn references(text: &str) -> Result<Vec<Reference>, String> {
         .filter(|name| !name.is_empty())
         .map(|name| name.parse().map_err(|error: crate::reference::ReferenceError| error.to_string()))
         .collect()
+}
+
+/// A level of compression. Which there are depends on the compression.
+fn level(text: &str) -> Result<u8, String> {
+    match text.parse() {
+        Ok(level @ 0..=22) => Ok(level),
+        _ => Err(format!("compression-level is `{text}` (0 to 9 for gzip, 0 to 22 for zstd)")),
+    }
 }
 
 /// `zstd`, `gzip` or `uncompressed`.
@@ -234,7 +252,9 @@ mod tests {
             ("type=image,rewrite-timestamp=perhaps", "true or false"),
             ("type=image,name=UPPER/x/Y", "lowercase"),
             ("type=image,compression=lzma", "unknown compression"),
-            ("type=image,oci-mediatypes=false", "OCI"),
+            ("type=image,oci-mediatypes=perhaps", "true or false"),
+            ("type=image,compression-level=23", "0 to 22"),
+            ("type=image,force-compression=perhaps", "true or false"),
             ("type=image,push", "key=value"),
             ("type=image,annotation-thing.a=b", "`thing` cannot be annotated"),
             ("type=image,annotation=b", "unknown"),

@@ -11,11 +11,11 @@ use super::csv;
 use super::env_vars;
 use super::environment::Environment;
 use super::error::CliError;
-use super::output::{OutputSpec, is_stdout, resolve};
+use super::output::{is_stdout, resolve};
 use super::sources::Sources;
 use super::values::{BuildArg, BuildContextSpec};
 use super::{load, proxies, secrets, ssh};
-use crate::build::{Annotation, BuildRequest, LayerCompression, NamedContext, Output};
+use crate::build::{Annotation, BuildRequest, ImageFormat, LayerCompression, NamedContext, Output};
 use crate::layer::Timestamp;
 use crate::platform::Platform;
 
@@ -30,9 +30,9 @@ pub(super) fn of_build(
     request.tags.clone_from(&command.tag);
     request.annotations = command.annotation.iter().flat_map(|given| given.0.iter().cloned()).collect();
     request.dry_run = command.dry_run;
-    let (outputs, compression) = outputs(command, environment, &mut request.annotations)?;
+    let (outputs, format) = outputs(command, environment, &mut request.annotations)?;
     request.outputs = outputs;
-    request.compression = compression;
+    request.format = format;
     Ok(request)
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn of_args(
         ssh: ssh::resolve(&args.ssh, environment)?,
         allow: args.allow.clone(),
         outputs: Vec::new(),
-        compression: LayerCompression::default(),
+        format: ImageFormat::default(),
         source_date_epoch,
         dry_run: false,
     })
@@ -180,24 +180,17 @@ fn outputs(
     command: &BuildCommand,
     environment: &Environment,
     annotations: &mut Vec<Annotation>,
-) -> Result<(Vec<Output>, LayerCompression), CliError> {
+) -> Result<(Vec<Output>, ImageFormat), CliError> {
     let mut outputs = Vec::new();
-    let mut compression = command.compression;
     let mut is_loaded = command.load;
-    for OutputSpec { output, load, compression: own, annotations: extra } in &command.output {
-        is_loaded |= load;
-        if let Some(own) = own {
-            if compression.is_some_and(|other| other != *own) {
-                return Err(CliError::usage("the outputs ask for different compressions")
-                    .hint("build once for each of them; nothing is run twice"));
-            }
-            compression = Some(*own);
-        }
-        annotations.extend(extra.iter().cloned());
-        if let Some(output) = output {
+    for spec in &command.output {
+        is_loaded |= spec.load;
+        annotations.extend(spec.annotations.iter().cloned());
+        if let Some(output) = &spec.output {
             outputs.push(resolve(output.clone(), |path| environment.absolute(&path)));
         }
     }
+    let format = format(command, annotations, environment)?;
     if is_loaded {
         outputs.push(Output::Load { engine: load::engine(environment)? });
     }
@@ -234,7 +227,57 @@ fn outputs(
         return Err(CliError::usage("refusing to write an archive to a terminal")
             .hint("redirect standard output, or give `dest=FILE`"));
     }
-    Ok((outputs, compression.or(environment.config.compression).unwrap_or_default()))
+    Ok((outputs, format))
+}
+
+/// How images are written: one way for all outputs of a build.
+fn format(
+    command: &BuildCommand,
+    annotations: &[Annotation],
+    environment: &Environment,
+) -> Result<ImageFormat, CliError> {
+    let mut compression = command.compression;
+    let mut format = ImageFormat::default();
+    let different = |what: &str| {
+        CliError::usage(format!("the outputs ask for different {what}"))
+            .hint("build once for each of them; nothing is run twice")
+    };
+    for spec in &command.output {
+        if let Some(own) = spec.compression {
+            if compression.is_some_and(|other| other != own) {
+                return Err(different("compressions"));
+            }
+            compression = Some(own);
+        }
+        if let Some(own) = spec.level {
+            if format.level.is_some_and(|other| other != own) {
+                return Err(different("levels of compression"));
+            }
+            format.level = Some(own);
+        }
+        format.force |= spec.force;
+        format.docker_media_types |= spec.docker_media_types;
+    }
+    let fallback =
+        if format.docker_media_types { LayerCompression::Gzip } else { LayerCompression::default() };
+    // A default may be anything; only what this command line says can contradict the rest of it.
+    let configured = environment
+        .config
+        .compression
+        .filter(|kind| !format.docker_media_types || *kind != LayerCompression::Zstd);
+    format.compression = compression.or(configured).unwrap_or(fallback);
+    if format.docker_media_types && format.compression == LayerCompression::Zstd {
+        return Err(CliError::usage("layers with Docker's media types are not compressed with zstd")
+            .hint("`compression=gzip`, or leave `oci-mediatypes=false` out"));
+    }
+    if format.docker_media_types && !annotations.is_empty() {
+        return Err(CliError::usage("documents with Docker's media types have no annotations")
+            .hint("leave `oci-mediatypes=false` out, or use --label"));
+    }
+    if format.compression == LayerCompression::Gzip && format.level.is_some_and(|level| level > 9) {
+        return Err(CliError::usage("the highest level of gzip is 9").hint("`compression=zstd` has 22"));
+    }
+    Ok(format)
 }
 
 /// What is likely not meant, as sentences.
@@ -339,7 +382,7 @@ mod tests {
         assert_eq!(request.shm_size, 1 << 30);
         assert_eq!(request.ulimits[0].soft, Some(5));
         assert_eq!(request.allow, ["network.host", "security.insecure"]);
-        assert_eq!(request.compression, LayerCompression::Gzip);
+        assert_eq!(request.format.compression, LayerCompression::Gzip);
         assert!(request.outputs.is_empty());
     }
 
@@ -397,7 +440,10 @@ mod tests {
         assert_eq!(project.build("-t a --push -o type=oci,dest=a.tar .").outputs, [oci, image(true)]);
         assert_eq!(project.build("-o out .").outputs, [Output::Local { destination: directory.join("out") }]);
         assert_eq!(project.build("-o type=cacheonly .").outputs, []);
-        assert_eq!(project.build("-o type=image,compression=gzip .").compression, LayerCompression::Gzip);
+        assert_eq!(
+            project.build("-o type=image,compression=gzip .").format.compression,
+            LayerCompression::Gzip
+        );
         assert_eq!(warnings(&project.build("-t a .")).len(), 1);
         assert!(warnings(&project.build("-t a --push .")).is_empty());
     }
@@ -416,6 +462,13 @@ mod tests {
             ("-o - -o type=tar,dest=- .", "only one output"),
             ("-q -o - .", "--progress quiet"),
             ("--compression zstd -o type=image,compression=gzip .", "different compressions"),
+            (
+                "-o type=image,compression-level=1 -o type=oci,dest=a,compression-level=2 .",
+                "different levels",
+            ),
+            ("-o type=image,compression=gzip,compression-level=10 .", "is 9"),
+            ("-o type=image,compression=zstd,oci-mediatypes=false .", "compression=gzip"),
+            ("-o type=image,oci-mediatypes=false --annotation a=b .", "have no annotations"),
         ] {
             let (status, text) = project.refused(line);
             assert_eq!(status, ExitStatus::Usage, "{line}: {text}");

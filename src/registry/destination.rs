@@ -64,7 +64,8 @@ impl ImageBundle {
 pub struct ImageSet {
     images: Vec<ImageBundle>,
     document: Bytes,
-    is_index: bool,
+    /// The media type of the index, if it is one.
+    index: Option<String>,
     /// Annotations of the descriptor by which a layout's or archive's own index names it.
     pub annotations: BTreeMap<String, String>,
 }
@@ -73,13 +74,14 @@ impl ImageSet {
     /// One image.
     pub fn one(image: ImageBundle) -> Self {
         let document = image.manifest.clone();
-        Self { images: vec![image], document, is_index: false, annotations: BTreeMap::new() }
+        Self { images: vec![image], document, index: None, annotations: BTreeMap::new() }
     }
 
     /// The images that `index` names.
     pub fn indexed(images: Vec<ImageBundle>, index: &Index) -> Self {
         let document = Bytes::from(index.to_bytes());
-        Self { images, document, is_index: true, annotations: BTreeMap::new() }
+        let media_type = index.media_type().to_owned();
+        Self { images, document, index: Some(media_type), annotations: BTreeMap::new() }
     }
 
     /// The images.
@@ -89,7 +91,7 @@ impl ImageSet {
 
     /// The image, if it is one and no index.
     pub fn single(&self) -> Option<&ImageBundle> {
-        self.images.first().filter(|_| !self.is_index)
+        self.images.first().filter(|_| self.index.is_none())
     }
 
     /// The index or else the manifest, byte for byte.
@@ -99,9 +101,11 @@ impl ImageSet {
 
     /// The descriptor of that document.
     pub fn descriptor(&self) -> Descriptor {
-        match self.single() {
-            Some(image) => image.descriptor(),
-            None => Descriptor::of(media_types::OCI_INDEX, &self.document),
+        match (self.single(), &self.index) {
+            (Some(image), _) => image.descriptor(),
+            (None, index) => {
+                Descriptor::of(index.as_deref().unwrap_or(media_types::OCI_INDEX), &self.document)
+            }
         }
     }
 }

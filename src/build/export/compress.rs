@@ -7,30 +7,43 @@ use super::super::chain::ChainLayer;
 use super::super::engine::Engine;
 use super::super::error::BuildError;
 use super::super::layers::Layers;
-use super::super::options::LayerCompression;
+use super::super::options::{ImageFormat, LayerCompression};
 use super::super::stop::UntilCancelled;
 use crate::digest::{Digest, Hashing};
 use crate::exec::CancelToken;
 use crate::layer::{self, LayerDescriptor, MediaType};
 use crate::record::Preimage;
 
+/// Frames are smaller; other people's layers have pieces of any size, or none.
+const PIECE_MAX: u64 = 4 << 20;
+
+/// What layers are compressed with where nothing is said.
+const ZSTD_LEVEL: u8 = 3;
+
+/// Likewise.
+const GZIP_LEVEL: u8 = 6;
+
 /// A layer in another compression. Made once: the result is a record like any other.
 pub(super) async fn converted(
     engine: &Engine,
     layers: &Layers,
     layer: &ChainLayer,
-    compression: LayerCompression,
+    format: ImageFormat,
 ) -> Result<LayerDescriptor, BuildError> {
-    let wanted = match compression {
+    let wanted = match format.compression {
         LayerCompression::Zstd => MediaType::Zstd,
         LayerCompression::Gzip => MediaType::Gzip,
         LayerCompression::Uncompressed => MediaType::Tar,
     };
-    if layer.descriptor.media_type == wanted {
+    let level = format.level.filter(|_| wanted != MediaType::Tar);
+    if layer.descriptor.media_type == wanted && level.is_none() {
         return Ok(layer.descriptor);
     }
     let mut preimage = Preimage::default();
     preimage.add("kind", "convert").add("layer", layer.descriptor.digest).add("media-type", wanted.as_str());
+    if let Some(level) = level {
+        preimage.add("level", u64::from(level));
+    }
     if let Some(hit) = engine.cache.lookup(&preimage.key()).await
         && let [descriptor] = hit.record.layers[..]
     {
@@ -50,7 +63,7 @@ pub(super) async fn converted(
             let target = directory.path().join("layer");
             let pieces: Vec<u64> = toc.frames.iter().map(|frame| frame.raw_size).collect();
             let (actual, digest, size) =
-                recompress(&source, &target, &pieces, wanted, &cancel).map_err(io)?;
+                recompress(&source, &target, &pieces, (wanted, level), &cancel).map_err(io)?;
             if actual != diff_id {
                 return Err(BuildError::cache(
                     "converting a layer",
@@ -68,37 +81,47 @@ pub(super) async fn converted(
     Ok(descriptor)
 }
 
-/// Writes the blob `source` to `target` in another compression, in pieces as the frames are. Returns the digest of the tar,
-/// and digest and size of the new blob.
+/// Writes the blob `source` to `target` in another compression, in pieces as the frames are, as far as they fit into memory.
+/// Returns the digest of the tar, and digest and size of the new blob.
 fn recompress(
     source: &Path,
     target: &Path,
     pieces: &[u64],
-    wanted: MediaType,
+    (wanted, level): (MediaType, Option<u8>),
     cancel: &CancelToken,
 ) -> std::io::Result<(Digest, Digest, u64)> {
     let source = UntilCancelled::new(fs_err::File::open(source)?, cancel);
     let (_, reader) = layer::decompress(source)?;
     let mut raw = Hashing::new(reader);
     let mut out = Hashing::new(std::io::BufWriter::new(fs_err::File::create(target)?));
-    for piece in pieces.iter().copied().chain([u64::MAX]) {
+    let parts = pieces.iter().flat_map(|piece| {
+        let whole = std::iter::repeat_n(PIECE_MAX, usize::try_from(piece / PIECE_MAX).unwrap_or(usize::MAX));
+        whole.chain([piece % PIECE_MAX])
+    });
+    for (piece, is_rest) in parts.map(|piece| (piece, false)).chain(std::iter::repeat((PIECE_MAX, true))) {
         let mut part = (&mut raw).take(piece);
-        match wanted {
-            MediaType::Tar => {
-                std::io::copy(&mut part, &mut out)?;
-            }
+        let copied = match wanted {
+            MediaType::Tar => std::io::copy(&mut part, &mut out)?,
             MediaType::Gzip => {
-                let mut member = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
-                if std::io::copy(&mut part, &mut member)? > 0 {
+                let level = flate2::Compression::new(level.unwrap_or(GZIP_LEVEL).into());
+                let mut member = flate2::write::GzEncoder::new(Vec::new(), level);
+                let copied = std::io::copy(&mut part, &mut member)?;
+                if copied > 0 {
                     out.write_all(&member.finish()?)?;
                 }
+                copied
             }
             MediaType::Zstd => {
-                let mut frame = zstd::Encoder::new(Vec::new(), 3)?;
-                if std::io::copy(&mut part, &mut frame)? > 0 {
+                let mut frame = zstd::Encoder::new(Vec::new(), level.unwrap_or(ZSTD_LEVEL).into())?;
+                let copied = std::io::copy(&mut part, &mut frame)?;
+                if copied > 0 {
                     out.write_all(&frame.finish()?)?;
                 }
+                copied
             }
+        };
+        if is_rest && copied == 0 {
+            break;
         }
     }
     out.flush()?;

@@ -8,12 +8,12 @@ use super::super::engine::Engine;
 use super::super::error::BuildError;
 use super::super::inputs::Inputs;
 use super::super::layers::Layers;
-use super::super::options::{AnnotationPlace, BuildRequest, LayerCompression};
+use super::super::options::{AnnotationPlace, BuildRequest, ImageFormat};
 use super::super::plan::{Plan, PlannedStage, Start};
 use super::compress::converted;
 use super::{Built, annotations};
 use crate::image::{Descriptor, History, ImageConfig, Manifest, media_types};
-use crate::layer::{LayerDescriptor, Timestamp};
+use crate::layer::{LayerDescriptor, MediaType, Timestamp};
 use crate::registry::{BlobProvider, BoxError, ImageBundle, PushLayer};
 use crate::store::BlobSource;
 
@@ -30,7 +30,7 @@ impl Image {
         request: &BuildRequest,
         layers: &Layers,
         built: &Built<'_>,
-        compression: LayerCompression,
+        format: ImageFormat,
     ) -> Result<Self, BuildError> {
         let stage = &built.plan.stages[built.plan.target];
         let mut chain_layers = built.chain.layers();
@@ -46,17 +46,31 @@ impl Image {
             config.architecture = platform.architecture;
             config.variant = platform.variant;
         }
-        for layer in chain_layers.iter_mut().skip(base_layers) {
-            layer.descriptor = converted(engine, layers, layer, compression).await?;
+        let kept = if format.force { 0 } else { base_layers };
+        for layer in chain_layers.iter_mut().skip(kept) {
+            layer.descriptor = converted(engine, layers, layer, format).await?;
         }
-        let descriptor =
-            |layer: &LayerDescriptor| Descriptor::new(layer.media_type.as_str(), layer.digest, layer.size);
+        let (manifest_type, config_type) = if format.docker_media_types {
+            (media_types::DOCKER_MANIFEST, media_types::DOCKER_CONFIG)
+        } else {
+            (media_types::OCI_MANIFEST, media_types::OCI_CONFIG)
+        };
+        let descriptor = |layer: &LayerDescriptor| {
+            let media_type = match layer.media_type {
+                own if !format.docker_media_types => own.as_str(),
+                MediaType::Tar => media_types::DOCKER_LAYER,
+                MediaType::Gzip => media_types::DOCKER_LAYER_GZIP,
+                MediaType::Zstd => media_types::DOCKER_LAYER_ZSTD,
+            };
+            Descriptor::new(media_type, layer.digest, layer.size)
+        };
         let config_bytes = config.to_bytes();
-        let config_descriptor = Descriptor::of(media_types::OCI_CONFIG, &config_bytes);
+        let config_descriptor = Descriptor::of(config_type, &config_bytes);
         let mut manifest = Manifest::new(
             config_descriptor.clone(),
             chain_layers.iter().map(|layer| descriptor(&layer.descriptor)).collect(),
         );
+        manifest.media_type = Some(manifest_type.to_owned());
         manifest.annotations = annotations(request, AnnotationPlace::Manifest, built.platform);
         let push_layers = chain_layers
             .iter()
@@ -71,7 +85,7 @@ impl Image {
             .collect();
         let bundle = ImageBundle {
             manifest: Bytes::from(manifest.to_bytes()),
-            media_type: media_types::OCI_MANIFEST.to_owned(),
+            media_type: manifest_type.to_owned(),
             config: Bytes::from(config_bytes),
             config_descriptor,
             layers: push_layers,

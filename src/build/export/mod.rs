@@ -16,12 +16,12 @@ use super::engine::Engine;
 use super::error::BuildError;
 use super::inputs::Inputs;
 use super::layers::Layers;
-use super::options::{AnnotationPlace, BuildRequest, Destination, LayerCompression, Output};
+use super::options::{AnnotationPlace, BuildRequest, Destination, ImageFormat, LayerCompression, Output};
 use super::plan::Plan;
 use crate::digest::Digest;
 use crate::event::Event;
 use crate::hint::Hint as _;
-use crate::image::{Descriptor, Index};
+use crate::image::{Descriptor, Index, media_types};
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::{self, DestinationError, ImageSet};
@@ -87,7 +87,7 @@ pub(crate) async fn export(
     let mut exported = Exported::default();
     let is_files = |output: &Output| matches!(output, Output::Tar { .. } | Output::Local { .. });
     if request.outputs.is_empty() || !request.outputs.iter().all(is_files) {
-        let images = Images::assemble(engine, request, layers, built, request.compression).await?;
+        let images = Images::assemble(engine, request, layers, built, request.format).await?;
         exported.manifest = Some(Descriptor { platform: None, ..images.set.descriptor() });
         exported.config = images.set.single().map(|image| image.config_descriptor.digest);
         images.keep(engine).await?;
@@ -104,15 +104,17 @@ pub(crate) async fn export(
                 }
                 Output::Docker { destination } => {
                     // Every Docker reads plain layers; base layers stay as they are, which every Docker could pull.
-                    let compression = match request.compression {
+                    let compression = match request.format.compression {
                         LayerCompression::Gzip => LayerCompression::Gzip,
                         _ => LayerCompression::Uncompressed,
                     };
-                    let images = Images::assemble(engine, request, layers, built, compression).await?;
+                    let format = ImageFormat { compression, ..request.format };
+                    let images = Images::assemble(engine, request, layers, built, format).await?;
                     images.docker(engine, layers, &request.tags, destination).await?;
                 }
                 Output::Load { engine: target } => {
-                    let plain = LayerCompression::Uncompressed;
+                    let plain =
+                        ImageFormat { compression: LayerCompression::Uncompressed, ..ImageFormat::default() };
                     let images = Images::assemble(engine, request, layers, built, plain).await?;
                     images.load(engine, layers, &request.tags, target).await?;
                 }
@@ -170,11 +172,11 @@ impl Images {
         request: &BuildRequest,
         layers: &Layers,
         built: &[Built<'_>],
-        compression: LayerCompression,
+        format: ImageFormat,
     ) -> Result<Self, BuildError> {
         let mut images = Vec::with_capacity(built.len());
         for built in built {
-            images.push(Image::assemble(engine, request, layers, built, compression).await?);
+            images.push(Image::assemble(engine, request, layers, built, format).await?);
         }
         let mut bundles = images.iter().map(|image| image.bundle.clone());
         let set = match (request.multi_platform, bundles.next()) {
@@ -192,6 +194,9 @@ impl Images {
                     Descriptor { annotations, ..bundle.descriptor() }
                 });
                 let mut index = Index::new(manifests.collect());
+                if format.docker_media_types {
+                    index.media_type = Some(media_types::DOCKER_INDEX.to_owned());
+                }
                 index.annotations = annotations(request, AnnotationPlace::Index, None);
                 let mut set = ImageSet::indexed(bundles, &index);
                 set.annotations = annotations(request, AnnotationPlace::IndexDescriptor, None);

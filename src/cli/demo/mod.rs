@@ -20,8 +20,7 @@ use super::error::{CliError, ExitStatus};
 use super::report::{Reporter, duration};
 use super::{env_vars, print};
 use crate::build::{
-    BuildOutcome, BuildRequest, ContextSource, Destination, DockerfileText, LayerCompression, NamedContext,
-    Output,
+    BuildOutcome, BuildRequest, ContextSource, Destination, DockerfileText, ImageFormat, NamedContext, Output,
 };
 use crate::bytes::ByteSize;
 use crate::context::git::Git;
@@ -168,7 +167,7 @@ fn build(
             destination: Destination::Path(directory.join(format!("image-{runner}.tar"))),
             tar: true,
         }],
-        compression: LayerCompression::default(),
+        format: ImageFormat::default(),
         source_date_epoch: None,
         dry_run: false,
     };

@@ -117,3 +117,41 @@ fn standard_output_and_several_names() {
         assert!(local.join("a").exists());
     }
 }
+
+#[test]
+fn levels_forced_compression_and_media_types_of_docker() {
+    let lab = Lab::new();
+    let text = "all work and no play makes the test a dull one\n".repeat(5000);
+    lab.file("text", text);
+    let image = |attributes: &str| {
+        let archive = lab.context.path("image.tar");
+        let output = format!("type=oci,dest={},{attributes}", archive.display());
+        lab.build("FROM busybox\nCOPY text /\n").option("--output", output).success();
+        let image = oci::Image::read(&archive);
+        let layers = image.manifest["layers"].as_array().unwrap().clone();
+        let field = |name: &str| -> Vec<serde_json::Value> {
+            layers.iter().map(|layer| layer[name].clone()).collect()
+        };
+        (field("mediaType"), field("size"), image)
+    };
+    let tar = |kind: &str| serde_json::json!(format!("application/vnd.oci.image.layer.v1.tar{kind}"));
+    let (types, usual, first) = image("compression=zstd");
+    assert_eq!(types, [tar("+gzip"), tar("+zstd")], "the base image's layer stays as it is");
+    let (types, _, plain) = image("compression=uncompressed");
+    assert_eq!(types, [tar("+gzip"), tar("")]);
+    let (types, _, forced) = image("compression=uncompressed,force-compression=true");
+    assert_eq!(types, [tar(""), tar("")]);
+    let (_, best, high) = image("compression=zstd,compression-level=19");
+    assert!(best[1].as_u64() < usual[1].as_u64(), "{best:?} {usual:?}");
+    let (_, again, _) = image("compression=zstd,compression-level=19");
+    assert_eq!(again, best);
+    let (types, _, docker) = image("oci-mediatypes=false,force-compression=true");
+    let gzip = serde_json::json!("application/vnd.docker.image.rootfs.diff.tar.gzip");
+    assert_eq!(types, [gzip.clone(), gzip]);
+    assert_eq!(docker.manifest["mediaType"], "application/vnd.docker.distribution.manifest.v2+json");
+    assert_eq!(docker.manifest["config"]["mediaType"], "application/vnd.docker.container.image.v1+json");
+    for other in [plain, forced, high, docker] {
+        assert!(other.tree() == first.tree());
+        assert_eq!(other.config, first.config);
+    }
+}
