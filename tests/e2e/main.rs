@@ -28,4 +28,5 @@ mod sources;
 mod ssh;
 mod steps;
 mod terminal;
+mod transports;
 mod users;

@@ -1,6 +1,6 @@
 //! Build contexts and sources of ADD that are no files of a directory: tars, URLs, git repositories.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::support::http::{Reply, Request, Server, file};
 use crate::support::lab::Lab;
 use crate::support::oci::{TarBuilder, Tree, content, tar_tree};
+use crate::support::repository::Repository;
 use crate::support::{Context, Output, Run};
 
 const DOCKERFILE: &[u8] = b"FROM scratch\nCOPY . /all/\n";
@@ -357,68 +358,6 @@ fn an_endless_answer_can_be_interrupted() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(started.elapsed() < Duration::from_secs(20));
     lab.context.verify_store("xdg/crossdock");
-}
-
-/// A git repository, published for any static web server.
-struct Repository {
-    work: PathBuf,
-    bare: PathBuf,
-    name: String,
-}
-
-impl Repository {
-    fn new(context: &Context, name: &str) -> Self {
-        let (work, bare) = (context.path(format!("work/{name}")), context.path(format!("www/{name}.git")));
-        std::fs::create_dir_all(&work).unwrap();
-        std::fs::create_dir_all(bare.parent().unwrap()).unwrap();
-        let repository = Self { work, bare, name: name.to_owned() };
-        repository.git(&["init", "--quiet", "--initial-branch=main"]);
-        for (key, value) in [("user.name", "Test"), ("user.email", "test@example.com")] {
-            repository.git(&["config", key, value]);
-        }
-        let bare = crate::support::text(&repository.bare).to_owned();
-        repository.git(&["init", "--quiet", "--bare", "--initial-branch=main", &bare]);
-        repository
-    }
-
-    fn git(&self, args: &[&str]) -> String {
-        let output = std::process::Command::new("git")
-            .current_dir(&self.work)
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("GIT_CONFIG_SYSTEM", "/dev/null")
-            .env("GIT_ALLOW_PROTOCOL", "file:http")
-            .args(args)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    fn write(&self, path: &str, content: &str) {
-        let path = self.work.join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, content).unwrap();
-    }
-
-    /// Changes a file and publishes it; the commit.
-    fn commit(&self, path: &str, content: &str) -> String {
-        self.write(path, content);
-        self.git(&["add", "--all"]);
-        self.git(&["commit", "--quiet", "--allow-empty", "--message", path]);
-        self.publish();
-        self.git(&["rev-parse", "HEAD"])
-    }
-
-    fn publish(&self) {
-        let bare = crate::support::text(&self.bare);
-        self.git(&["push", "--quiet", "--force", bare, "--all"]);
-        self.git(&["push", "--quiet", "--force", bare, "--tags"]);
-        self.git(&["--git-dir", bare, "update-server-info"]);
-    }
-
-    fn url(&self, server: &Server) -> String {
-        server.url(&format!("/{}.git", self.name))
-    }
 }
 
 #[test]

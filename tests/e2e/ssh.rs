@@ -30,7 +30,7 @@ fn tools(lab: &Lab, programs: &[&str]) {
 }
 
 /// Makes a key pair; returns the private key's file and the public key.
-fn key(context: &Context, name: &str, kind: &str, passphrase: &str) -> (PathBuf, String) {
+pub(super) fn key(context: &Context, name: &str, kind: &str, passphrase: &str) -> (PathBuf, String) {
     let path = context.path(name);
     context
         .command("ssh-keygen")

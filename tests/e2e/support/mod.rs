@@ -14,6 +14,7 @@ pub(crate) mod http;
 pub(crate) mod lab;
 pub(crate) mod oci;
 pub(crate) mod registry;
+pub(crate) mod repository;
 pub(crate) mod terminal;
 
 use std::ffi::{OsStr, OsString};
