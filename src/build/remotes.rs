@@ -235,7 +235,7 @@ impl<'r> Remotes<'r> {
                 }
             };
             let validators = found.validators.clone();
-            if !validators.is_empty()
+            if validators.tell_versions_apart()
                 && let Some(record) = self.look_up(&version_key(url, name, &validators)).await
             {
                 self.remember(&bundle_name, &record).await;
@@ -264,7 +264,7 @@ impl<'r> Remotes<'r> {
         let engine = self.engine.clone();
         let layer = self.engine.blocking(move || write_staged(&engine, &entries, &[])).await?;
         let made = Made { layer, started, created };
-        if !validators.is_empty() {
+        if validators.tell_versions_apart() {
             let record = self.publish(version_key(url, name, &validators), &made, true).await?;
             self.remember(&bundle_name, &record).await;
         }
@@ -286,8 +286,10 @@ impl<'r> Remotes<'r> {
             Some(Value::Text(text)) => Some(text.clone()),
             _ => None,
         };
-        let validators = Validators { etag: text("etag"), last_modified: text("last-modified") };
-        if validators.is_empty() {
+        // It would not have been remembered if it were of no use.
+        let validators =
+            Validators { etag: text("etag"), last_modified: text("last-modified"), is_recent: false };
+        if !validators.tell_versions_apart() {
             return None;
         }
         // The bundle is a hint; what counts is the record.

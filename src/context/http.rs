@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE,
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, DATE, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE,
     IF_NONE_MATCH, LAST_MODIFIED, LOCATION,
 };
 use reqwest::{Response, StatusCode, Url};
@@ -58,12 +58,18 @@ pub struct Validators {
     pub etag: Option<String>,
     /// `Last-Modified`, as sent.
     pub last_modified: Option<String>,
+    /// The file was not as old as [`SETTLED`] when it was sent, or nobody knows: its next version may have the same time.
+    pub is_recent: bool,
 }
 
+/// From this age on, the time of a change tells versions apart (RFC 9110, 8.8.2.2): clocks of servers are coarse, and files
+/// may be written more than once in a second.
+const SETTLED: Duration = Duration::from_mins(1);
+
 impl Validators {
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.etag.is_none() && self.last_modified.is_none()
+    /// Whether another version would have others.
+    pub fn tell_versions_apart(&self) -> bool {
+        self.etag.is_some() || (self.last_modified.is_some() && !self.is_recent)
     }
 
     fn of(headers: &HeaderMap) -> Self {
@@ -71,7 +77,13 @@ impl Validators {
             let value = headers.get(name)?.to_str().ok()?;
             (!value.is_empty() && value.len() <= VALIDATOR_BYTES_MAX).then(|| value.to_owned())
         };
-        Self { etag: text(ETAG), last_modified: text(LAST_MODIFIED) }
+        let time = |text: Option<&str>| httpdate::parse_http_date(text?).ok();
+        let last_modified = text(LAST_MODIFIED);
+        let age = match (time(text(DATE).as_deref()), time(last_modified.as_deref())) {
+            (Some(sent), Some(modified)) => sent.duration_since(modified).ok(),
+            _ => None,
+        };
+        Self { etag: text(ETAG), last_modified, is_recent: age.is_none_or(|age| age < SETTLED) }
     }
 
     /// The tag without what says that it is a weak one, for comparisons.
@@ -241,7 +253,7 @@ impl Download<'_> {
                 continue;
             }
             if status == StatusCode::NOT_MODIFIED {
-                let asked = self.known.is_some_and(|known| !known.is_empty());
+                let asked = self.known.is_some_and(Validators::tell_versions_apart);
                 let unasked = || HttpErrorKind::Protocol("it says that nothing changed, unasked".to_owned());
                 return if asked { Ok(Answer::Unchanged) } else { Err(unasked()) };
             }
@@ -361,6 +373,7 @@ mod tests {
         let validators = |etag: &str, time: &str| Validators {
             etag: Some(etag.to_owned()),
             last_modified: Some(time.to_owned()),
+            is_recent: false,
         };
         assert_eq!(validators("W/\"a\"", "").strong_etag(), Some("\"a\""));
         let time = validators("", "Sun, 06 Nov 1994 08:49:37 GMT").modified();
@@ -369,7 +382,20 @@ mod tests {
         let long = "x".repeat(VALIDATOR_BYTES_MAX + 1);
         let mut headers = HeaderMap::new();
         headers.insert(ETAG, long.parse().unwrap());
-        assert!(Validators::of(&headers).is_empty());
+        assert!(!Validators::of(&headers).tell_versions_apart());
+        let dated = |modified: &str, sent: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(LAST_MODIFIED, modified.parse().unwrap());
+            if let Some(sent) = sent {
+                headers.insert(DATE, sent.parse().unwrap());
+            }
+            Validators::of(&headers).tell_versions_apart()
+        };
+        let (first, soon) = ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:50:36 GMT");
+        assert!(dated(first, Some("Sun, 06 Nov 1994 08:50:37 GMT")));
+        assert!(!dated(first, Some(soon)), "the next version may have the same time");
+        assert!(!dated(soon, Some(first)), "a time to come");
+        assert!(!dated(first, None) && !dated("long ago", Some(first)));
     }
 
     #[test]

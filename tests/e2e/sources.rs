@@ -151,7 +151,13 @@ fn files_are_fetched_only_if_they_changed() {
         let (tag, time) = (format!("\"v{version}\""), "Wed, 21 Oct 2015 07:28:00 GMT");
         let reply = match request.path.as_str() {
             "/tagged/file.txt" => Reply::ok(format!("tagged {version}\n")).header("ETag", &tag),
-            "/dated/x" => Reply::ok("dated\n").header("Last-Modified", time),
+            "/dated/x" => Reply::ok("dated\n")
+                .header("Last-Modified", time)
+                .header("Date", "Wed, 21 Oct 2015 07:29:00 GMT"),
+            "/fresh" => {
+                let reply = Reply::ok(format!("fresh {version}\n")).header("Last-Modified", time);
+                return reply.header("Date", "Wed, 21 Oct 2015 07:28:01 GMT");
+            }
             "/moved" => return Reply::redirect("/tagged/file.txt"),
             "/" => return Reply::ok(format!("plain {version}\n")),
             _ => return Reply::new(404, ""),
@@ -193,6 +199,15 @@ fn files_are_fetched_only_if_they_changed() {
         .map(|entry| entry.header().mtime().unwrap())
         .collect();
     assert_eq!(times, [0, 1_445_412_480], "Last-Modified, or else nothing");
+    // A time does not tell versions apart while it is new.
+    let fresh = |expected: &str| {
+        let dockerfile = format!("FROM scratch\nADD {} /\n", server.url("/fresh"));
+        assert_eq!(content(&lab.image(&dockerfile).tree(), "fresh"), expected);
+    };
+    fresh("fresh 1\n");
+    version.store(2, Ordering::SeqCst);
+    fresh("fresh 2\n");
+    version.store(1, Ordering::SeqCst);
     // A file that is used twice is asked for once.
     let asked = server.asked();
     assert_eq!(asked.iter().filter(|line| *line == "GET /moved").count(), 1, "{asked:?}");
