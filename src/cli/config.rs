@@ -99,7 +99,12 @@ impl Config {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
-        let file: File = toml::from_str(&text).map_err(|error| {
+        Self::parse(path, &text).map(Some)
+    }
+
+    /// What `text` says, which stands in the file at `path`.
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, CliError> {
+        let file: File = toml::from_str(text).map_err(|error| {
             let shown = format!("{}: {}", path.display(), error.to_string().trim_end());
             let result = CliError::failure(anyhow::Error::msg(shown));
             match meant(error.message()) {
@@ -107,7 +112,7 @@ impl Config {
                 None => result,
             }
         })?;
-        Self::resolve(path, file).map(Some)
+        Self::resolve(path, file)
     }
 
     /// Paths in the file are relative to its directory.

@@ -72,7 +72,7 @@ impl Validators {
         self.etag.is_some() || (self.last_modified.is_some() && !self.is_recent)
     }
 
-    fn of(headers: &HeaderMap) -> Self {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
         let text = |name| {
             let value = headers.get(name)?.to_str().ok()?;
             (!value.is_empty() && value.len() <= VALIDATOR_BYTES_MAX).then(|| value.to_owned())

@@ -5,6 +5,7 @@
 //! calls panics, where what was decoded does not encode to the same again, and where an input takes more memory
 //! than its length explains. Time is watched by whoever calls.
 
+mod addresses;
 mod documents;
 mod layers;
 mod limits;
@@ -38,6 +39,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "ignore", length_max: 1 << 10, words: text::PATTERN_WORDS, feed: text::ignore },
     Target { name: "words", length_max: 256, words: text::WORDS, feed: text::words },
     Target { name: "arguments", length_max: 256, words: text::ARGUMENTS, feed: text::arguments },
+    Target { name: "addresses", length_max: 512, words: addresses::WORDS, feed: addresses::addresses },
+    Target { name: "settings", length_max: 1 << 10, words: addresses::SETTINGS, feed: addresses::settings },
     Target { name: "users", length_max: 512, words: text::USERS, feed: text::users },
     Target { name: "tar", length_max: 16 << 10, words: layers::TAR_WORDS, feed: layers::tar },
     Target { name: "unpack", length_max: 16 << 10, words: layers::TAR_WORDS, feed: layers::unpack },

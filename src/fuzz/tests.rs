@@ -154,8 +154,8 @@ macro_rules! targets {
 }
 
 targets!(
-    dockerfile, expand, ignore, words, arguments, users, tar, unpack, add, compressed, toc, blob, record,
-    hashes, image, archive, registry,
+    dockerfile, expand, ignore, words, arguments, addresses, settings, users, tar, unpack, add, compressed,
+    toc, blob, record, hashes, image, archive, registry,
 );
 
 #[test]
