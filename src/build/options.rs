@@ -292,5 +292,7 @@ pub enum Output {
     Local {
         /// The directory.
         destination: PathBuf,
+        /// `platform-split`: whether each platform has a directory of its own; if there are several, unless this says no.
+        split: Option<bool>,
     },
 }

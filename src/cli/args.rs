@@ -284,7 +284,7 @@ pub struct BuildCommand {
 
     /// Where the result goes: a directory for its files, `-` for a tar of them, or
     /// type=image|oci|docker|tar|local,dest=…[,push=true][,name=…][,tar=false][,compression=…]
-    /// [,compression-level=…][,force-compression=true][,oci-mediatypes=false][,annotation.…=…]
+    /// [,compression-level=…][,force-compression=true][,oci-mediatypes=false][,annotation.…=…][,platform-split=false]
     #[arg(short, long, value_name = "OUTPUT", help_heading = "Result")]
     pub output: Vec<OutputSpec>,
 

@@ -39,6 +39,7 @@ const KEYS: &[&str] = &[
     "force-compression",
     "oci-mediatypes",
     "rewrite-timestamp",
+    "platform-split",
 ];
 
 impl FromStr for OutputSpec {
@@ -54,7 +55,7 @@ impl FromStr for OutputSpec {
             return match only.as_str() {
                 "" => Err("the output is empty (expected a path, or type=…,dest=…)".to_owned()),
                 "-" => Ok(plain(Output::Tar { destination: Destination::Stdout })),
-                path => Ok(plain(Output::Local { destination: path.into() })),
+                path => Ok(plain(Output::Local { destination: path.into(), split: None })),
             };
         }
         let mut kind = None;
@@ -62,6 +63,7 @@ impl FromStr for OutputSpec {
         let mut names: Option<Vec<Reference>> = None;
         let mut push: Option<bool> = None;
         let mut tar: Option<bool> = None;
+        let mut split: Option<bool> = None;
         let mut spec = Self::default();
         for (key, value) in csv::pairs(text)? {
             match key.as_str() {
@@ -75,6 +77,7 @@ impl FromStr for OutputSpec {
                 "force-compression" => spec.force = csv::boolean(&key, &value)?,
                 // With an epoch the times in layers are clamped when they are made: there is nothing to rewrite.
                 "rewrite-timestamp" => drop(csv::boolean(&key, &value)?),
+                "platform-split" => split = Some(csv::boolean(&key, &value)?),
                 "oci-mediatypes" => spec.docker_media_types = !csv::boolean(&key, &value)?,
                 _ => spec.annotations.push(annotation(&key, value)?),
             }
@@ -88,6 +91,7 @@ impl FromStr for OutputSpec {
                 return Err(format!("`name` has no meaning for type={kind}: use --tag"));
             }
             _ if kind != "oci" && tar.is_some() => return refuse("tar"),
+            _ if kind != "local" && split.is_some() => return refuse("platform-split"),
             "image" | "registry" | "cacheonly" if destination.is_some() => return refuse("dest"),
             _ => {}
         }
@@ -112,7 +116,7 @@ impl FromStr for OutputSpec {
             "docker" => Some(Output::Docker { destination: needed()? }),
             "tar" => Some(Output::Tar { destination: needed()? }),
             "local" => match needed()? {
-                Destination::Path(destination) => Some(Output::Local { destination }),
+                Destination::Path(destination) => Some(Output::Local { destination, split }),
                 Destination::Stdout => {
                     return Err("type=local needs a directory: use type=tar,dest=-".to_owned());
                 }
@@ -186,7 +190,7 @@ pub(super) fn resolve(output: Output, absolute: impl Fn(PathBuf) -> PathBuf) -> 
         Output::Oci { destination, tar } => Output::Oci { destination: place(destination), tar },
         Output::Docker { destination } => Output::Docker { destination: place(destination) },
         Output::Tar { destination } => Output::Tar { destination: place(destination) },
-        Output::Local { destination } => Output::Local { destination: absolute(destination) },
+        Output::Local { destination, split } => Output::Local { destination: absolute(destination), split },
     }
 }
 
@@ -212,9 +216,9 @@ mod tests {
             names: names.iter().map(|name| name.parse().unwrap()).collect(),
         };
         for (text, expected) in [
-            ("out", Some(Output::Local { destination: "out".into() })),
+            ("out", Some(Output::Local { destination: "out".into(), split: None })),
             ("-", Some(Output::Tar { destination: Destination::Stdout })),
-            ("type=local,dest=out", Some(Output::Local { destination: "out".into() })),
+            ("type=local,dest=out", Some(Output::Local { destination: "out".into(), split: None })),
             ("type=tar,dest=-", Some(Output::Tar { destination: Destination::Stdout })),
             ("type=oci,dest=a.tar", Some(Output::Oci { destination: path("a.tar"), tar: true })),
             ("type=oci,dest=a,tar=false", Some(Output::Oci { destination: path("a"), tar: false })),
@@ -246,6 +250,7 @@ mod tests {
             ("type=oci,dest=x,push=true", "`push` has no meaning"),
             ("type=image,dest=x", "`dest` has no meaning"),
             ("type=tar,dest=x,tar=false", "`tar` has no meaning"),
+            ("type=tar,dest=x,platform-split=false", "`platform-split` has no meaning"),
             ("type=oci,dest=-,tar=false", "directory"),
             ("type=local,dest=-", "directory"),
             ("type=image,push=perhaps", "true or false"),

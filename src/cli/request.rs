@@ -438,7 +438,10 @@ mod tests {
         let oci = Output::Oci { destination: Destination::Path(directory.join("a.tar")), tar: true };
         assert_eq!(project.build("-o type=oci,dest=a.tar .").outputs, std::slice::from_ref(&oci));
         assert_eq!(project.build("-t a --push -o type=oci,dest=a.tar .").outputs, [oci, image(true)]);
-        assert_eq!(project.build("-o out .").outputs, [Output::Local { destination: directory.join("out") }]);
+        assert_eq!(
+            project.build("-o out .").outputs,
+            [Output::Local { destination: directory.join("out"), split: None }]
+        );
         assert_eq!(project.build("-o type=cacheonly .").outputs, []);
         assert_eq!(
             project.build("-o type=image,compression=gzip .").format.compression,

@@ -116,6 +116,24 @@ fn files_of_several_platforms_and_layouts() {
     for architecture in [own, OTHER] {
         assert_eq!(content(&tree, &format!("linux_{architecture}/for")), format!("for {architecture}\n"));
     }
+    // In one directory they must not be in each other's way.
+    let merged = lab.context.path("merged");
+    let into_one = |dockerfile: &str| {
+        lab.build(dockerfile)
+            .option("--platform", platforms())
+            .option("--output", format!("type=local,platform-split=false,dest={}", merged.display()))
+    };
+    into_one(DOCKERFILE).failure().says("would overwrite that of");
+    assert!(!merged.exists());
+    into_one(
+        "FROM --platform=$BUILDPLATFORM busybox AS made\nARG TARGETARCH\n\
+         RUN mkdir /o && echo $TARGETARCH > /o/for-$TARGETARCH\nFROM scratch\nCOPY --from=made /o /\n",
+    )
+    .success();
+    for architecture in [own, OTHER] {
+        let found = std::fs::read_to_string(merged.join(format!("for-{architecture}"))).unwrap();
+        assert_eq!(found, format!("{architecture}\n"));
+    }
     let top: Value = serde_json::from_slice(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
     assert_eq!(top["manifests"].as_array().unwrap().len(), 1);
     assert_eq!(top["manifests"][0]["annotations"]["of"], "all");

@@ -44,6 +44,35 @@ pub(super) async fn local(
     result.map_err(|error| BuildError::Export { destination, source: Box::new(error), hint: None })
 }
 
+/// Files of several platforms in one directory must not be the same ones: none may overwrite another.
+pub(super) async fn check_distinct(
+    engine: &Engine,
+    layers: &Layers,
+    built: &[Built<'_>],
+    destination: &Path,
+) -> Result<(), BuildError> {
+    let mut seen: HashMap<Vec<u8>, String> = HashMap::new();
+    if built.len() < 2 {
+        return Ok(());
+    }
+    for built in built {
+        let tree = layers.tree(engine, &built.chain).await?;
+        let files = tree.walk(b"").filter(|(_, node)| !matches!(node.kind, NodeKind::Directory));
+        for (path, _) in files {
+            if let Some(other) = seen.insert(path.clone(), built.directory()) {
+                let path = String::from_utf8_lossy(&path).into_owned();
+                let reason = format!("`{path}` of {} would overwrite that of {other}", built.directory());
+                return Err(BuildError::Export {
+                    destination: format!("`{}`", destination.display()),
+                    source: reason.into(),
+                    hint: Some("leave `platform-split=false` out".to_owned()),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
 /// `type=tar`: the files of the results as one tar, those of each platform in a directory of its own where there are several.
 pub(super) async fn tar(
     engine: &Engine,

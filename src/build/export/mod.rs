@@ -126,7 +126,11 @@ pub(crate) async fn export(
     for output in &request.outputs {
         match output {
             Output::Tar { destination } => files::tar(engine, layers, built, is_split, destination).await?,
-            Output::Local { destination } => {
+            Output::Local { destination, split } => {
+                let is_split = split.unwrap_or(is_split);
+                if !is_split {
+                    files::check_distinct(engine, layers, built, destination).await?;
+                }
                 for built in built {
                     let directory =
                         if is_split { destination.join(built.directory()) } else { destination.clone() };
