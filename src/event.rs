@@ -49,6 +49,13 @@ pub enum StepOutcome {
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
+    /// Something is being fetched that the plan depends on: the build context, the Dockerfile. Comes before the plan.
+    Fetching {
+        /// The activity and its object: `asking https://example.com/r.git`.
+        what: String,
+        /// Bytes so far and, where that is known, in all; nothing where no bytes are counted.
+        bytes: Option<(u64, Option<u64>)>,
+    },
     /// The plan is made. Sent once, before any step event.
     Planned {
         /// Every step's name, in the order of [`StepId`]: `[build 2/4] RUN make`.

@@ -16,7 +16,7 @@ use super::foreign::Foreign;
 use super::inputs::{Contexts, Inputs};
 use super::layers::Layers;
 use super::options::BuildRequest;
-use super::plan::{Plan, with_epoch};
+use super::plan::Plan;
 use super::remotes::Remotes;
 use super::solve::{Progress, Solver};
 use super::ssh::Agents;
@@ -260,7 +260,7 @@ impl Engine {
         let request = remotes.with_dockerfile().await?;
         let (lint, dockerfile) = checks::read(&request);
         let request = match &dockerfile {
-            Ok(dockerfile) => &*with_epoch(request, dockerfile)?,
+            Ok(dockerfile) => &*remotes.with_epoch(request, dockerfile).await?,
             Err(_) => &*request,
         };
         let planned = match &dockerfile {

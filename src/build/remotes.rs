@@ -42,6 +42,7 @@ use crate::tree::Tree;
 
 mod archive;
 mod dockerfile;
+mod epoch;
 
 /// Something that is fetched.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -146,9 +147,10 @@ impl<'r> Remotes<'r> {
                 let keep = super::plan::argument(&self.request.build_args, "BUILDKIT_CONTEXT_KEEP_GIT_DIR");
                 let keep =
                     keep.is_some_and(|value| matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"));
+                let epoch = super::plan::argument(&self.request.build_args, super::plan::EPOCH);
                 let git = GitRef {
                     keep_git_dir: Some(keep || git.keep_git_dir == Some(true)),
-                    commit_time: git.commit_time || self.request.source_date_epoch.is_some(),
+                    commit_time: git.commit_time || epoch.is_some_and(|epoch| !epoch.is_empty()),
                     ..git.clone()
                 };
                 self.get(&RemoteSpec::Git(git), None).await.map(Some)
@@ -186,9 +188,10 @@ impl<'r> Remotes<'r> {
     }
 
     fn status(&self, step: Option<StepId>, status: String) {
-        if let Some(step) = step {
-            self.engine.events.emit(Event::StepStatus { step, status });
-        }
+        self.engine.events.emit(match step {
+            Some(step) => Event::StepStatus { step, status },
+            None => Event::Fetching { what: status, bytes: None },
+        });
     }
 
     async fn http(
@@ -242,9 +245,11 @@ impl<'r> Remotes<'r> {
                 return self.checked(spec, &record, checksum).await;
             }
             let progress = |current, total| {
-                if let Some(step) = step {
-                    self.engine.events.emit(Event::StepProgress { step, what: shown(url), current, total });
-                }
+                let what = shown(url);
+                self.engine.events.emit(match step {
+                    Some(step) => Event::StepProgress { step, what, current, total },
+                    None => Event::Fetching { what, bytes: Some((current, total)) },
+                });
             };
             match found.save(&path, &progress).await {
                 Ok((content, size)) => break (validators, content, size),

@@ -88,7 +88,7 @@ pub const ALL: &[EnvVar] = &[
     EnvVar { name: CROSSDOCK_RUNTIME, purpose: "OCI runtime that runs steps, unless `--runtime` is given" },
     EnvVar {
         name: SOURCE_DATE_EPOCH,
-        purpose: "Seconds since 1970 that times in the image are clamped to, unless the build argument is given",
+        purpose: "Seconds since 1970 that times in the image are clamped to, or whose time is (`context`, a named context, a stage), unless the build argument is given",
     },
     EnvVar { name: XDG_CACHE_HOME, purpose: "The local cache is `$XDG_CACHE_HOME/crossdock` by default" },
     EnvVar { name: CROSSDOCK_CONFIG, purpose: "The configuration file, unless `--config` is given" },

@@ -138,6 +138,8 @@ fn source_date_epoch(args: &[(String, String)]) -> Result<Option<Timestamp>, Cli
     match value.parse::<u32>() {
         // Times after 2106 have no place in gzip and other formats, and are a mistake in practice.
         Ok(seconds) => Ok(Some(Timestamp { seconds: seconds.into(), nanos: 0 })),
+        // It may be a name, and what it is the name of stands in the Dockerfile.
+        Err(_) if value.parse::<i128>().is_err() => Ok(None),
         Err(_) => Err(CliError::message(format!(
             "{name} is `{value}`, which is not a number of seconds since 1970"
         ))
@@ -485,7 +487,7 @@ mod tests {
             ("--secret id=a,src=absent .", "the secret `a`"),
             ("--secret id=a,env=ABSENT .", "ABSENT, which is not set"),
             ("--ssh default .", "SSH_AUTH_SOCK is not set"),
-            ("--build-arg SOURCE_DATE_EPOCH=soon .", "`soon`"),
+            ("--build-arg SOURCE_DATE_EPOCH=-1 .", "`-1`"),
         ] {
             let (status, text) = project.refused(line);
             assert_eq!(status, ExitStatus::Failure, "{line}: {text}");

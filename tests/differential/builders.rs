@@ -15,6 +15,12 @@ use crate::support::{Context, Output, Run, text};
 pub(crate) struct Job<'a> {
     /// The build context.
     pub(crate) directory: &'a Path,
+    /// The web server's address, which has what is in `www`.
+    pub(crate) server: &'a str,
+    /// What is built instead of the directory.
+    pub(crate) context: Option<String>,
+    /// What is given on standard input.
+    pub(crate) stdin: Option<&'a str>,
     pub(crate) options: &'a [String],
     /// Base images by the name that the Dockerfile has for them.
     pub(crate) bases: Vec<(&'a str, &'a Base)>,
@@ -61,7 +67,8 @@ pub(crate) fn crossdock(context: &Context, job: &Job<'_>, cache: &str, options: 
     // The umask of whoever builds must not matter.
     let mut run = context
         .command("sh")
-        .args(["-c", "umask 077; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_crossdock")])
+        .args(["-c", "umask 077; exec \"$0\" \"$@\" < \"$STDIN\"", env!("CARGO_BIN_EXE_crossdock")])
+        .env("STDIN", job.stdin.unwrap_or("/dev/null"))
         .args(["build", "--progress=json"])
         .args(options)
         .current_dir(job.directory)
@@ -76,7 +83,12 @@ pub(crate) fn crossdock(context: &Context, job: &Job<'_>, cache: &str, options: 
     for option in job.options {
         run = run.args(option.splitn(2, ' '));
     }
-    let output = run.arg(".").output();
+    let what = match &job.context {
+        Some(address) => address.as_str(),
+        None if job.stdin.is_some() && !job.options.iter().any(|option| option == "--file -") => "-",
+        None => ".",
+    };
+    let output = run.arg(what).output();
     let code = output.status.code();
     assert!(
         code.is_some_and(|code| code != 101) && !output.stderr().contains("panicked at"),
@@ -114,8 +126,17 @@ pub(crate) fn buildkit(context: &Context, daemon: &BuildKit, job: &Job<'_>) -> B
         // What a frontend image is told that a syntax line has named: do it yourself.
         .args(["--opt", "cmdline="])
         .current_dir(job.directory)
-        .option_path("--output", "type=oci,dest=", &archive)
-        .args(["--local", "context=."]);
+        .option_path("--output", "type=oci,dest=", &archive);
+    let from_stdin = job.options.iter().any(|option| option == "--file -");
+    // Only docker has its client serve standard input; what it serves is the same as that of a web server.
+    let sent = job.stdin.filter(|_| !from_stdin).map(|path| {
+        format!("http://{}/{}", job.server, path.strip_prefix("www/").expect("a file of the web server"))
+    });
+    let address = job.context.clone().or(sent);
+    run = match &address {
+        Some(address) => run.args(["--opt", &format!("context={address}")]),
+        None => run.args(["--local", "context=."]),
+    };
     for (number, (name, base)) in job.bases.iter().enumerate() {
         let layout = base.layout(job.changed_base);
         run = run
@@ -128,12 +149,14 @@ pub(crate) fn buildkit(context: &Context, daemon: &BuildKit, job: &Job<'_>) -> B
         if name == "--add-host" {
             hosts.push(value.replacen(':', "=", 1));
         } else if name == "--file" {
-            let path = Path::new(value);
+            let path = Path::new(if value == "-" { job.stdin.unwrap() } else { value });
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            dockerfile = (
-                parent.unwrap_or(Path::new(".")).to_owned(),
-                path.file_name().unwrap().to_str().unwrap().to_owned(),
-            );
+            dockerfile = if address.is_some() && !from_stdin {
+                (PathBuf::from("."), value.to_owned())
+            } else {
+                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                (parent.unwrap_or(Path::new(".")).to_owned(), name)
+            };
             run = run.args(["--opt", &format!("filename={}", dockerfile.1)]);
         } else {
             run = translated(run, name, value);
@@ -142,7 +165,14 @@ pub(crate) fn buildkit(context: &Context, daemon: &BuildKit, job: &Job<'_>) -> B
     if !hosts.is_empty() {
         run = run.args(["--opt", &format!("add-hosts={}", hosts.join(","))]);
     }
-    let output = run.option_path("--local", "dockerfile=", &dockerfile.0).output();
+    // It is where the context is, unless it comes from standard input.
+    if from_stdin && address.is_some() {
+        run = run.args(["--opt", "dockerfilekey=dockerfile"]);
+    }
+    if from_stdin || address.is_none() {
+        run = run.option_path("--local", "dockerfile=", &dockerfile.0);
+    }
+    let output = run.output();
     let ran = steps_of_buildkit(&output.stderr());
     Built::of(&output, &archive, ran)
 }
@@ -157,6 +187,9 @@ fn translated(run: Run, name: &str, value: &str) -> Run {
         "--network" => opt(run, format!("force-network-mode={value}")),
         "--build-context" => {
             let (name, directory) = value.split_once('=').unwrap();
+            if directory.contains("://") {
+                return opt(run, format!("context:{name}={directory}"));
+            }
             opt(run, format!("context:{name}=local:{name}")).args(["--local", &format!("{name}={directory}")])
         }
         "--secret" | "--allow" | "--ssh" => run.args([name, value]),

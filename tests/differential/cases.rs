@@ -7,6 +7,8 @@
 //! === name-of-the-case
 //! % --build-arg WHO=me          an option of the build, as Crossdock spells it; one on a line
 //! % fails Dockerfile:2          both builders must fail, and our message must have this in it
+//! % context http://{server}/c   what is built instead of the directory
+//! % stdin www/c.tar             the file that standard input is, and the context if no `--file -` says otherwise
 //! FROM busybox
 //! COPY dir /
 //! --- dir/script 0755           a file of the build context, with its mode
@@ -15,9 +17,11 @@
 //! --- dir/empty/ 0700           a directory
 //! --- setup                     commands for sh(1) in the build context, for what has no notation of its own
 //! ln dir/script dir/hardlink
+//! --- pack                      the same, after the variation has changed files; for archives and repositories of them
+//! tar -cf www/c.tar dir
 //! ```
 //!
-//! `{server}` in a Dockerfile is the address of a web server that has what is in `www`.
+//! `{server}` in a Dockerfile and in options is the address of a web server that has what is in `www`.
 //! A case without a Dockerfile text has none at the usual place.
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -37,6 +41,11 @@ pub(crate) struct Case {
     pub(crate) dockerfile: String,
     pub(crate) files: Vec<Given>,
     pub(crate) setup: String,
+    pub(crate) pack: String,
+    /// An address that is the build context.
+    pub(crate) context: Option<String>,
+    /// What is given on standard input.
+    pub(crate) stdin: Option<String>,
     /// A directory whose files are there before all others.
     pub(crate) directory: Option<PathBuf>,
     /// Base images by the names that the Dockerfile has for them, where those are not their own.
@@ -118,16 +127,22 @@ fn parse(table: &str, text: &str) -> Vec<Case> {
             assert!(line.is_empty() || line.starts_with('#'), "{place}: outside of a case: {line}");
         } else if let Some(file) = line.strip_prefix("--- ") {
             let case = cases.last_mut().unwrap();
-            part = if file == "setup" { Part::Setup } else { Part::File };
+            part = match file {
+                "setup" => Part::Setup,
+                "pack" => Part::Pack,
+                _ => Part::File,
+            };
             if part == Part::File {
                 case.files.push(Given::parse(file, &place));
             }
         } else {
             let case = cases.last_mut().unwrap();
             match (part, line.strip_prefix("% ")) {
-                (Part::Head, Some(option)) => match option.strip_prefix("fails") {
-                    Some(message) => case.fails = Some(message.trim().to_owned()),
-                    None => case.options.push(option.to_owned()),
+                (Part::Head, Some(option)) => match option.split_once(' ').unwrap_or((option, "")) {
+                    ("fails", message) => case.fails = Some(message.trim().to_owned()),
+                    ("context", address) => case.context = Some(address.to_owned()),
+                    ("stdin", path) => case.stdin = Some(path.to_owned()),
+                    _ => case.options.push(option.to_owned()),
                 },
                 (Part::Head | Part::Dockerfile, _) => {
                     part = Part::Dockerfile;
@@ -137,6 +152,10 @@ fn parse(table: &str, text: &str) -> Vec<Case> {
                 (Part::Setup, _) => {
                     case.setup += line;
                     case.setup.push('\n');
+                }
+                (Part::Pack, _) => {
+                    case.pack += line;
+                    case.pack.push('\n');
                 }
                 _ => match &mut case.files.last_mut().unwrap().what {
                     What::File(content) => {
@@ -163,6 +182,7 @@ enum Part {
     Dockerfile,
     File,
     Setup,
+    Pack,
 }
 
 impl Case {
@@ -217,19 +237,39 @@ impl Case {
         if !self.setup.is_empty() {
             run(Command::new("sh").args(["-euc", &self.setup]).current_dir(root));
         }
-        // Whatever was not given a time of its own has the same one in every run.
-        let date = "@1580601600.25";
-        run(Command::new("find").arg(root).args([
-            "-newermt",
-            "2021-01-01",
-            "-exec",
-            "touch",
-            "-hd",
-            date,
-            "{}",
-            "+",
-        ]));
+        same_times(root);
     }
+
+    /// Makes archives and repositories of the build context.
+    pub(crate) fn pack(&self, root: &Path) {
+        if self.pack.is_empty() {
+            return;
+        }
+        let mut shell = Command::new("sh");
+        for role in ["AUTHOR", "COMMITTER"] {
+            shell
+                .env(format!("GIT_{role}_NAME"), "Test")
+                .env(format!("GIT_{role}_EMAIL"), "test@example.com");
+            shell.env(format!("GIT_{role}_DATE"), "@1234567890 +0200");
+        }
+        shell.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null");
+        run(shell.args(["-euc", &self.pack]).current_dir(root));
+    }
+}
+
+/// Whatever was not given a time of its own has the same one in every run.
+fn same_times(root: &Path) {
+    let date = "@1580601600.25";
+    run(Command::new("find").arg(root).args([
+        "-newermt",
+        "2021-01-01",
+        "-exec",
+        "touch",
+        "-hd",
+        date,
+        "{}",
+        "+",
+    ]));
 }
 
 /// Runs a tool that must succeed.

@@ -134,13 +134,15 @@ impl Proof {
         let context = Context::new();
         let bases = bases::all(&context);
         let server = server::serve(context.path("world/www"));
+        let address = server.url("");
+        let address = address.trim_start_matches("http://");
         let daemon = BuildKit::start(&context).expect("BUILDKIT_BIN is set");
         while let Some(case) = self.cases.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             let trial = Trial {
                 case,
                 context: &context,
                 bases: &bases,
-                server: &server,
+                server: address,
                 daemon: &daemon,
                 proof: self,
             };
@@ -232,9 +234,15 @@ impl Trial<'_> {
         let directory = self.empty("world");
         cases::run(Command::new("cp").arg("-a").arg(self.context.path("pristine/.")).arg(&directory));
         variation.change_files(self.case, &directory);
+        self.case.pack(&directory);
+        let addressed = |text: &String| text.replace("{server}", self.server);
+        let options: Vec<String> = self.case.options.iter().map(addressed).collect();
         let job = Job {
             directory: &directory,
-            options: &self.case.options,
+            server: self.server,
+            context: self.case.context.as_ref().map(addressed),
+            stdin: self.case.stdin.as_deref(),
+            options: &options,
             bases: bases.to_vec(),
             changed_base: variation == Variation::ChangedBase,
         };

@@ -1,15 +1,13 @@
 //! Git repositories by every way that git has: its own protocol, smart HTTP, SSH. The servers are the real ones.
 
-use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::ssh::key;
-use crate::support::http::{Reply, Request, Server};
+use crate::support::http::Server;
 use crate::support::lab::Lab;
-use crate::support::repository::Repository;
+use crate::support::repository::{Repository, smart_http as smart};
 use crate::support::{Context, Run, is_root, text};
 
 /// A server process, ended when dropped.
@@ -81,46 +79,6 @@ fn gits_own_protocol() {
     daemon.arg(format!("--port={port}")).arg(format!("--base-path={}", text(&lab.context.path("www"))));
     let _daemon = Daemon::start(&mut daemon, port);
     is_served(&lab, &repository, &format!("git://127.0.0.1:{port}/r.git"), |build| build);
-}
-
-/// `git http-backend`, as a web server calls it.
-fn smart(root: &Path, request: &Request) -> Reply {
-    let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
-    let header = |name: &str| request.header(name).unwrap_or_default().to_owned();
-    let mut child = Command::new("git")
-        .arg("http-backend")
-        .env("GIT_PROJECT_ROOT", root)
-        .env("GIT_HTTP_EXPORT_ALL", "1")
-        .env("GIT_CONFIG_COUNT", "1")
-        // The files belong to whoever runs the tests.
-        .env("GIT_CONFIG_KEY_0", "safe.directory")
-        .env("GIT_CONFIG_VALUE_0", "*")
-        .env("REQUEST_METHOD", &request.method)
-        .env("PATH_INFO", path)
-        .env("QUERY_STRING", query)
-        .env("CONTENT_TYPE", header("content-type"))
-        .env("HTTP_CONTENT_ENCODING", header("content-encoding"))
-        .env("GIT_PROTOCOL", header("git-protocol"))
-        .env("CONTENT_LENGTH", request.body.len().to_string())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = child.stdin.take().unwrap();
-    let body = request.body.clone();
-    let writer = std::thread::spawn(move || drop(input.write_all(&body)));
-    let output = child.wait_with_output().unwrap().stdout;
-    writer.join().unwrap();
-    let end = output.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
-    let mut reply = Reply::ok(&output[end + 4..]);
-    for line in String::from_utf8_lossy(&output[..end]).lines() {
-        let (name, value) = line.split_once(": ").unwrap();
-        reply = match name {
-            "Status" => Reply::new(value[..3].parse().unwrap(), &output[end + 4..]),
-            _ => reply.header(name, value),
-        };
-    }
-    reply
 }
 
 #[test]

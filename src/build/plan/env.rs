@@ -15,6 +15,11 @@ impl Variables {
         self.0.push((name, value.into()));
     }
 
+    /// Forgets `name`.
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.0.retain(|(existing, _)| existing != name);
+    }
+
     /// The value of `name`.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(existing, _)| existing == name).map(|(_, value)| value.as_str())

@@ -23,7 +23,7 @@ use crate::reference::Reference;
 
 pub(crate) use draft::Draft;
 pub(crate) use env::argument;
-pub(crate) use epoch::with_epoch;
+pub(crate) use epoch::{EPOCH, Epoch, epoch};
 pub(crate) use lower::is_named_owner;
 pub use outline::{Outline, OutlineArg, OutlineMount};
 

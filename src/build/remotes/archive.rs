@@ -42,14 +42,23 @@ impl Remotes<'_> {
     pub(super) async fn http_context(&self, url: &str) -> Result<Arc<Chain>, BuildError> {
         let spec = RemoteSpec::of_context(&RemoteSource::Http(url.to_owned()));
         let file = self.get(&spec, None).await?;
-        let tree = self.layers.tree(self.engine, &file).await?;
+        Ok(self.unpacked(&spec, &file).await?.unwrap_or(file))
+    }
+
+    /// What is in the archive that is the file of a context, if it is one.
+    pub(super) async fn unpacked(
+        &self,
+        spec: &RemoteSpec,
+        file: &Arc<Chain>,
+    ) -> Result<Option<Arc<Chain>>, BuildError> {
+        let tree = self.layers.tree(self.engine, file).await?;
         let content = tree.get(CONTEXT_FILE.as_bytes()).and_then(|node| node.content().copied());
-        let Some(content) = content else { return Ok(file) };
+        let Some(content) = content else { return Ok(None) };
         let key = archive_key(content);
         if let Some(record) = self.look_up(&key).await {
-            return Ok(chain_of(&record));
+            return Ok(Some(chain_of(&record)));
         }
-        let input = InputTree::Chain(Arc::clone(&file));
+        let input = InputTree::Chain(Arc::clone(file));
         let files = self.layers.opener(self.engine, &input, None).await?;
         let mut head = Vec::new();
         let opened = files.open(CONTEXT_FILE.as_bytes());
@@ -58,9 +67,9 @@ impl Remotes<'_> {
             .and_then(|file| file.take(HEAD_BYTES as u64).read_to_end(&mut head))
             .map_err(|error| BuildError::cache("reading the build context", error))?;
         if !is_archive(&head) {
-            return Ok(file);
+            return Ok(None);
         }
-        self.unpack(key, tree, files, spec.address()).await
+        self.unpack(key, tree, files, spec.address()).await.map(Some)
     }
 
     /// Makes a layer of what is in the archive that `source` has.

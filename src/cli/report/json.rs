@@ -24,7 +24,12 @@ struct State {
 /// The schema, for `docs/cli.md`: event, fields, meaning. Every object has `event` and `time_ms`, the milliseconds
 /// since the start; steps are numbered from 0.
 pub const SCHEMA: &[(&str, &str, &str)] = &[
-    ("planned", "`steps`: [name]", "the plan; sent first"),
+    ("planned", "`steps`: [name]", "the plan; sent before all that is about steps"),
+    (
+        "fetching",
+        "`what`, `current`: number or null, `total`: number or null",
+        "something that the plan depends on is fetched, such as the build context",
+    ),
     ("step_started", "`step`", "work on a step began"),
     ("step_log", "`step`, `stream`: `stdout`\\|`stderr`, `line`", "a line that the step's command printed"),
     ("step_status", "`step`, `status`", "what is being done for the step"),
@@ -105,6 +110,10 @@ impl EventSink for Json {
         let state = &mut *lock(&self.state);
         match event {
             Event::Planned { steps } => self.write(state, "planned", json!({"steps": steps})),
+            Event::Fetching { what, bytes } => {
+                let (current, total) = bytes.map_or((None, None), |(current, total)| (Some(current), total));
+                self.write(state, "fetching", json!({"what": what, "current": current, "total": total}));
+            }
             Event::StepStarted { step } => self.write(state, "step_started", json!({"step": step.0})),
             Event::StepLog { step, stream, data } => self.log(state, step, stream, Some(&data)),
             Event::StepStatus { step, status } => {

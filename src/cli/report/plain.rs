@@ -27,6 +27,8 @@ struct State {
     running: BTreeMap<StepId, Running>,
     /// The step that the last line was about.
     last: Option<StepId>,
+    /// When a line was last about what is fetched before there is a plan.
+    fetch_shown: Duration,
 }
 
 struct Running {
@@ -40,7 +42,13 @@ struct Running {
 impl Plain {
     /// Writes to `out`.
     pub fn new(out: Out, clock: Clock, colours: bool) -> Self {
-        let state = State { out, steps: Vec::new(), running: BTreeMap::new(), last: None };
+        let state = State {
+            out,
+            steps: Vec::new(),
+            running: BTreeMap::new(),
+            last: None,
+            fetch_shown: Duration::ZERO,
+        };
         Self { state: Mutex::new(state), clock, colours }
     }
 
@@ -116,6 +124,17 @@ impl EventSink for Plain {
         let state = &mut *lock(&self.state);
         match event {
             Event::Planned { steps } => state.steps = steps,
+            Event::Fetching { what, bytes: None } => {
+                state.fetch_shown = now;
+                Self::line(state, &sanitize(what.as_bytes(), false));
+            }
+            Event::Fetching { what, bytes: Some((current, total)) } => {
+                if now.saturating_sub(state.fetch_shown) >= PROGRESS_INTERVAL {
+                    state.fetch_shown = now;
+                    let text = format!("{what} {}", words::bytes(current, total));
+                    Self::line(state, &sanitize(text.as_bytes(), false));
+                }
+            }
             Event::StepStarted { step } => {
                 let running = Running {
                     started: now,
@@ -193,6 +212,22 @@ mod tests {
         let plain = Plain::new(page.out(), hand.clock(), false);
         plain.emit(planned());
         (page, hand, plain)
+    }
+
+    #[test]
+    fn what_is_fetched_before_the_plan_is_told_now_and_then() {
+        let (page, hand) = (Page::default(), Hand::default());
+        let plain = Plain::new(page.out(), hand.clock(), false);
+        let fetching = |bytes| Event::Fetching { what: "http://here/c.tar".into(), bytes };
+        plain.emit(Event::Fetching { what: "asking for http://here/c.tar".into(), bytes: None });
+        for seconds in [1, 4, 5, 9, 11] {
+            hand.set(seconds * 1000);
+            plain.emit(fetching(Some((seconds * 1_000_000, Some(20_000_000)))));
+        }
+        let expected = "asking for http://here/c.tar\n\
+                        http://here/c.tar 5.0 MB / 20.0 MB\n\
+                        http://here/c.tar 11.0 MB / 20.0 MB\n";
+        assert_eq!(page.text(), expected);
     }
 
     #[test]

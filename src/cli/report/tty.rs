@@ -37,6 +37,8 @@ pub struct Tty {
 
 #[derive(Default)]
 struct State {
+    /// What is fetched before there is a plan.
+    fetching: String,
     steps: Vec<String>,
     finished: usize,
     running: BTreeMap<StepId, Running>,
@@ -52,8 +54,8 @@ struct Running {
 }
 
 impl Tty {
-    /// Takes over standard error. The thread that redraws starts with the first plan: before it, the process must be
-    /// able to enter a user namespace, which takes a single thread.
+    /// Takes over standard error. The thread that redraws starts with the first fetch or plan: before it, the process must
+    /// be able to enter a user namespace, which takes a single thread.
     pub fn start(clock: Clock, colours: bool) -> Arc<Self> {
         let target = ProgressDrawTarget::stderr_with_hz(DRAWS_PER_SECOND);
         let bar = ProgressBar::with_draw_target(None, target);
@@ -148,6 +150,9 @@ fn frame(state: &State, now: Duration, size: (usize, usize), colours: bool) -> V
     let width = size.0.saturating_sub(1).max(1);
     let height = size.1.saturating_sub(1).max(1);
     let mut lines = Vec::new();
+    if !state.fetching.is_empty() {
+        lines.push(truncate(&sanitize(state.fetching.as_bytes(), false), width));
+    }
     if !state.steps.is_empty() {
         lines.push(truncate(&format!("[{}/{}] steps", state.finished, state.steps.len()), width));
     }
@@ -207,7 +212,15 @@ impl EventSink for Tty {
         let now = self.clock.now();
         let state = &mut *lock(&self.state);
         match event {
+            Event::Fetching { what, bytes } => {
+                state.fetching = match bytes {
+                    Some((current, total)) => format!("{what} {}", words::bytes(current, total)),
+                    None => what,
+                };
+                self.start_ticker();
+            }
             Event::Planned { steps } => {
+                state.fetching.clear();
                 state.steps = steps;
                 self.start_ticker();
             }
@@ -322,6 +335,7 @@ mod tests {
             status: "pulling 1.0 MB / 2.0 MB".into(),
         };
         State {
+            fetching: String::new(),
             steps: vec![
                 "[a 1/1] FROM base".into(),
                 "[b 1/2] FROM other".into(),
@@ -350,6 +364,13 @@ mod tests {
                 "  | half a li",
             ]
         );
+    }
+
+    #[test]
+    fn what_is_fetched_before_the_plan_has_a_line() {
+        let fetching = "http://example.com/context.tar 1.0 MB / 2.0 MB".to_owned();
+        let state = State { fetching, ..State::default() };
+        assert_eq!(frame(&state, Duration::ZERO, (29, 24), false), ["http://example.com/context.t"]);
     }
 
     #[test]
