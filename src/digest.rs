@@ -61,6 +61,13 @@ impl Digest {
         Self::Sha256(sha2::Sha256::digest(bytes.as_ref()).into())
     }
 
+    /// The digest of `bytes` by an algorithm.
+    pub fn with(algorithm: Algorithm, bytes: &[u8]) -> Self {
+        let mut hasher = Hasher::new(algorithm);
+        hasher.update(bytes);
+        hasher.finish()
+    }
+
     /// This digest's algorithm.
     pub fn algorithm(&self) -> Algorithm {
         match self {
@@ -167,6 +174,16 @@ pub struct Hasher(HasherState);
 enum HasherState {
     Sha256(Sha256),
     Sha512(sha2::Sha512),
+}
+
+impl Hasher {
+    /// The algorithm of the digest that it will give.
+    pub fn algorithm(&self) -> Algorithm {
+        match self.0 {
+            HasherState::Sha256(_) => Algorithm::Sha256,
+            HasherState::Sha512(_) => Algorithm::Sha512,
+        }
+    }
 }
 
 impl Default for Hasher {

@@ -5,7 +5,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | front ends | [`cli`], `fuzz` (tests only) |
+//! | front ends | [`cli`], [`server`], `fuzz` (tests only) |
 //! | engine | [`build`], [`explain`] |
 //! | workers | [`exec`], [`context`], [`registry`] |
 //! | stores | [`store`] |
@@ -31,5 +31,6 @@ pub mod platform;
 pub mod record;
 pub mod reference;
 pub mod registry;
+pub mod server;
 pub mod store;
 pub mod tree;

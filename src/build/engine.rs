@@ -291,6 +291,7 @@ impl Engine {
             stages: part.plan.stages.iter().map(|_| OnceCell::new()).collect(),
             progress: &progress,
             used: Mutex::default(),
+            aliases: Mutex::default(),
         });
         let solvers: Vec<Solver<'_>> = solvers.collect();
         let solved = try_join_all(solvers.iter().map(Solver::solve)).await?;
@@ -302,10 +303,15 @@ impl Engine {
             Some(built) => {
                 let exported = export::export(self, request, &layers, &built).await?;
                 for (part, solver) in planned.iter().zip(&solvers) {
-                    let bundle = solver.bundle();
+                    let own = solver.bundle();
+                    let following = own.following();
+                    let bundle = own.with_earlier(&part.before);
                     if bundle != part.before {
-                        let published = self.cache.publish_bundle(&part.bundle, bundle).await;
-                        published.map_err(|error| BuildError::cache("storing the build's records", error))?;
+                        for name in following.iter().chain([&part.bundle]) {
+                            let published = self.cache.publish_bundle(name, bundle.clone()).await;
+                            published
+                                .map_err(|error| BuildError::cache("storing the build's records", error))?;
+                        }
                     }
                 }
                 exported

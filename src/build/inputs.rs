@@ -1,6 +1,6 @@
 //! What a build takes from outside: images, resolved and indexed, and directory contexts, scanned.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,7 +24,7 @@ use crate::event::{Event, StepId};
 use crate::hint::Hint as _;
 use crate::layer::{LayerDescriptor, MediaType};
 use crate::platform::Platform;
-use crate::record::{Preimage, Record};
+use crate::record::{BundleStep, Preimage, Record};
 use crate::reference::Reference;
 use crate::registry::{
     ArchiveSource, ImageSource, LayoutReference, LayoutReferenceError, OciLayoutSource, RegistrySource,
@@ -94,6 +94,8 @@ pub(crate) struct Inputs {
     context: ContextSource,
     ignore: Option<(String, Vec<u8>)>,
     downloaded: Arc<AtomicU64>,
+    /// What is in the images, by their sources.
+    indexes: Mutex<BTreeMap<usize, Record>>,
 }
 
 impl Inputs {
@@ -141,6 +143,7 @@ impl Inputs {
             context: request.context.clone(),
             ignore: request.dockerfile.ignore.clone(),
             downloaded: Arc::default(),
+            indexes: Mutex::default(),
         }
     }
 
@@ -218,9 +221,24 @@ impl Inputs {
         step: StepId,
     ) -> Result<Arc<Chain>, BuildError> {
         let Some(input) = self.images.get(&source) else { return Ok(Chain::empty()) };
-        let chain = self.chains[source].get_or_try_init(|| self.index(engine, layers, input, step)).await;
+        let index = || async {
+            let (chain, record) = self.index(engine, layers, input, step).await?;
+            self.indexes.lock().unwrap_or_else(PoisonError::into_inner).insert(source, record);
+            Ok(chain)
+        };
+        let chain = self.chains[source].get_or_try_init(index).await;
         let chain = chain.map_err(|error| input.name(error))?;
         Ok(Arc::clone(chain))
+    }
+
+    /// The records of what is in the images that were looked into, for the build's bundle.
+    pub(crate) fn indexes(&self) -> Vec<BundleStep> {
+        let indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+        let step = |(source, record): (&usize, &Record)| BundleStep {
+            slot: format!("image {source}"),
+            record: record.clone(),
+        };
+        indexes.iter().map(step).collect()
     }
 
     async fn index(
@@ -229,7 +247,7 @@ impl Inputs {
         layers: &Layers,
         input: &ImageInput,
         step: StepId,
-    ) -> Result<Arc<Chain>, BuildError> {
+    ) -> Result<(Arc<Chain>, Record), BuildError> {
         let image = &input.image;
         for layer in &image.manifest.layers {
             layers.add_foreign(layer.clone(), input.clone());
@@ -242,11 +260,11 @@ impl Inputs {
         {
             let key = preimage.key();
             let mut chain = Chain::empty();
-            for descriptor in hit.record.layers {
-                let layer = ChainLayer { descriptor, created: None, key: Some(key) };
+            for descriptor in &hit.record.layers {
+                let layer = ChainLayer { descriptor: *descriptor, created: None, key: Some(key) };
                 chain = chain.with(layer, hit.record.tree);
             }
-            return Ok(chain);
+            return Ok((chain, hit.record));
         }
         let started = std::time::Instant::now();
         let created = engine.now();
@@ -278,8 +296,9 @@ impl Inputs {
         let record =
             Record { foreign: true, ..engine.record(preimage, indexed, chain.digest, created, started) };
         let published = engine.cache.publish(record, false).await;
-        published.map_err(|error| BuildError::cache("storing the index of a base image", error))?;
-        Ok(chain)
+        let record =
+            published.map_err(|error| BuildError::cache("storing the index of a base image", error))?;
+        Ok((chain, record))
     }
 }
 

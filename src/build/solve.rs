@@ -31,7 +31,7 @@ use crate::event::{Event, StepId, StepOutcome};
 use crate::explain;
 use crate::layer::LayerDescriptor;
 use crate::record::{Bundle, BundleStep, Key, Preimage, Record};
-use crate::store::Hit;
+use crate::store::{Hit, Lease, Making, Turn};
 
 /// The result of a stage: its chain; `None` where a dry run cannot know it.
 pub(crate) type Solved = Option<Arc<Chain>>;
@@ -55,7 +55,12 @@ pub(crate) struct Solver<'s> {
     pub(crate) progress: &'s Progress,
     /// What this platform's steps were taken from.
     pub(crate) used: Mutex<Vec<(StepId, BundleStep)>>,
+    /// The same results under the keys by which the next build finds them sooner.
+    pub(crate) aliases: Mutex<Vec<(StepId, BundleStep)>>,
 }
+
+/// How often somebody who waits for another machine's step looks for its record.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the solvers of a build count and collect on the way.
 #[derive(Debug, Default)]
@@ -86,11 +91,15 @@ impl Solver<'_> {
         self.stage(self.plan.target).await
     }
 
-    /// The records that the platform's steps were taken from, in the order of the plan.
+    /// The records that the platform's images and steps were taken from, in the order of the plan.
     pub(crate) fn bundle(&self) -> Bundle {
-        let mut records = self.used.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        records.sort_by_key(|(id, _)| *id);
-        Bundle { steps: records.into_iter().map(|(_, step)| step).collect() }
+        let sorted = |records: &Mutex<Vec<(StepId, BundleStep)>>| {
+            let mut records = records.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            records.sort_by_key(|(id, _)| *id);
+            records.into_iter().map(|(_, step)| step)
+        };
+        let steps = sorted(&self.used).chain(sorted(&self.aliases));
+        Bundle { steps: self.inputs.indexes().into_iter().chain(steps).collect() }
     }
 
     /// The result of a stage, solved once.
@@ -230,7 +239,7 @@ impl Solver<'_> {
             && let Some(hit) = self.look_up(&exact).await
         {
             if let Some(coarse) = keys.coarse {
-                self.publish_alias(&hit.record, coarse).await;
+                self.publish_alias(step, &hit.record, coarse).await;
             }
             return Ok(Some(self.cached(step, base, hit, started)));
         }
@@ -257,11 +266,27 @@ impl Solver<'_> {
         }
         // Whoever else is about to do the same waits here, and finds the record afterwards.
         let _lock = self.lock(step, &exact.key()).await?;
-        if (!stage.no_cache || self.is_made(&exact.key()))
-            && let Some(hit) = self.look_up(&exact).await
-        {
-            return Ok(Some(self.cached(step, base, hit, started)));
-        }
+        let takes_records = !stage.no_cache || self.is_made(&exact.key());
+        let lease = loop {
+            // What is only copied is done sooner than somebody could be waited for.
+            let turn = if takes_records && matches!(step.op, Op::Run(_)) {
+                self.engine.cache.turn(&exact.key()).await
+            } else {
+                Turn::Mine(Lease::default())
+            };
+            // After it is known whose turn it is: whoever had it has published before giving it back.
+            if takes_records && let Some(hit) = self.look_up(&exact).await {
+                return Ok(Some(self.cached(step, base, hit, started)));
+            }
+            match turn {
+                Turn::Mine(lease) => break lease,
+                Turn::Theirs { by, after } => {
+                    let status = format!("waiting for {by}, which is running this step");
+                    self.emit(Event::StepStatus { step: step.id, status });
+                    tokio::time::sleep(after.clamp(Duration::from_millis(10), LOOK_AGAIN)).await;
+                }
+            }
+        };
         let created = self.engine.now();
         let made = self.work(stage, step, base, inputs).await?;
         let created = self.request.source_date_epoch.map_or(created, |epoch| epoch.min(created));
@@ -270,10 +295,11 @@ impl Solver<'_> {
         let mut record = Record { log: made.log, ..record };
         // What was found incomplete is not to win over what was just made.
         let replace = stage.no_cache || self.distrusted.contains(&exact.key());
-        record = self.publish(record, replace).await?;
+        let predecessor = before.map(|before| before.record.clone());
+        record = self.publish(record, replace, Making { lease, predecessor }).await?;
         self.progress.made.lock().unwrap_or_else(PoisonError::into_inner).insert(exact.key());
         for short_cut in keys.coarse.into_iter().chain(linked) {
-            self.publish_alias(&record, short_cut).await;
+            self.publish_alias(step, &record, short_cut).await;
         }
         self.progress.ran.fetch_add(1, Ordering::Relaxed);
         let outcome = StepOutcome::Ran { reason };
@@ -464,7 +490,7 @@ impl Solver<'_> {
         }
         let scope = self.engine.cache.write_scope().clone();
         let record = Record { preimage: exact, tree: tree.digest(), scope, ..record };
-        let record = self.publish(record, false).await?;
+        let record = self.publish(record, false, Making::default()).await?;
         let chain = self.cached(step, base, Hit { record, from }, started);
         let _ = chain.tree.set(Arc::new(tree));
         Ok(chain)
@@ -486,15 +512,17 @@ impl Solver<'_> {
         chain
     }
 
-    async fn publish(&self, record: Record, replace: bool) -> Result<Record, BuildError> {
-        let published = self.engine.cache.publish(record, replace).await;
+    async fn publish(&self, record: Record, replace: bool, making: Making) -> Result<Record, BuildError> {
+        let published = self.engine.cache.publish_made(record, replace, making).await;
         published.map_err(|error| BuildError::cache("storing a step's result", error))
     }
 
     /// Stores a record under another key as well. Only a short cut: its loss costs time.
-    async fn publish_alias(&self, record: &Record, preimage: Preimage) {
+    async fn publish_alias(&self, step: &PlannedStep, record: &Record, preimage: Preimage) {
         let record = Record { preimage, scope: self.engine.cache.write_scope().clone(), ..record.clone() };
-        let _ = self.engine.cache.publish(record, true).await;
+        let _ = self.engine.cache.publish(record.clone(), true).await;
+        let mut aliases = self.aliases.lock().unwrap_or_else(PoisonError::into_inner);
+        aliases.push((step.id, BundleStep { slot: step.slot.clone(), record }));
     }
 
     /// Waits until no other build on this machine works on the same step.

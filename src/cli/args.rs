@@ -5,6 +5,14 @@ use std::path::PathBuf;
 use clap::builder::{BoolishValueParser, FalseyValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod serve;
+
+pub use serve::{
+    AdminCommand, AdminGcCommand, AdminStatsCommand, AdminVerifyCommand, LogFormat, LogLevel, PolicyCommand,
+    PolicyExplainCommand, ServeCommand, StorageArgs, TokenCommand, TokenCreateCommand, TokenLsCommand,
+    TokenRevokeCommand,
+};
+
 use super::call::{self, CallSpec};
 use super::docker::DockerFlags;
 use super::output::{OutputSpec, parse_compression};
@@ -59,6 +67,33 @@ pub enum Command {
         #[command(subcommand)]
         command: CacheCommand,
     },
+    /// Serve a cache that runners share
+    #[command(after_help = examples::SERVE)]
+    Serve(Box<ServeCommand>),
+    /// Look after the tokens that open a server
+    #[command(after_help = examples::TOKEN, subcommand_required = true, arg_required_else_help = true)]
+    #[command(disable_help_subcommand = true)]
+    Token {
+        /// What to do with the tokens.
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Look after a server's storage
+    #[command(after_help = examples::ADMIN, subcommand_required = true, arg_required_else_help = true)]
+    #[command(disable_help_subcommand = true)]
+    Admin {
+        /// What to do with the storage.
+        #[command(subcommand)]
+        command: AdminCommand,
+    },
+    /// Look at what a server lets the jobs of CI providers do
+    #[command(after_help = examples::POLICY, subcommand_required = true, arg_required_else_help = true)]
+    #[command(disable_help_subcommand = true)]
+    Policy {
+        /// What to do with the policy.
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
     /// Say what this machine allows, and what to do about the rest
     #[command(after_help = examples::DOCTOR)]
     Doctor(DoctorCommand),
@@ -100,7 +135,7 @@ pub enum Format {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Cache")]
 pub struct CacheArgs {
-    /// The shared cache, as a URL: `file:///directory`
+    /// The shared cache, as a URL: `https://server`, `s3://bucket/prefix`, `file:///directory`
     #[arg(long, value_name = "URL", env = env_vars::CROSSDOCK_CACHE, hide_env_values = true)]
     pub cache: Option<String>,
 

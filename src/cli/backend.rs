@@ -1,12 +1,15 @@
 //! The one place where commands meet the engine, the stores and the executor.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::args::CacheArgs;
+use super::env_vars;
 use super::environment::Environment;
 use super::error::{CliError, ExitStatus};
+use super::login::Identity;
 use crate::build::{BuildError, BuildOutcome, BuildRequest, Engine, Ownership};
 use crate::context::git::Git;
 use crate::event::{Event, Events};
@@ -16,7 +19,7 @@ use crate::record::{Scope, Value};
 use crate::registry::{self, ClientOptions, Hosts};
 use crate::store::maintain::{self, PrunePolicy};
 use crate::store::url::StoreUrl;
-use crate::store::{self, Cache, CacheOptions, DirectoryStore, Store};
+use crate::store::{self, Cache, CacheOptions, DirectoryStore, HttpStore, ObjectStore, ObjectUrl, Store};
 
 /// Where the caches are and how they are used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,10 +28,18 @@ pub(super) struct Settings {
     pub local: PathBuf,
     /// URL of the shared cache.
     pub shared: Option<String>,
+    /// The token for the shared cache, if that is a server.
+    pub token: Option<String>,
+    /// What else this machine can prove to such a server.
+    pub identity: Option<Identity>,
+    /// What the environment says of object storage.
+    pub object_settings: ObjectSettings,
     /// The shared cache is only read.
     pub readonly: bool,
     /// The scopes: the first is written, all are read in their order. Never empty.
     pub scopes: Vec<Scope>,
+    /// Whether somebody has said what they are; else a server may.
+    pub scopes_are_given: bool,
     /// Files with credentials for registries; the first that has one for a repository gives it.
     pub credentials: Vec<PathBuf>,
     /// What is set for single registries.
@@ -43,15 +54,23 @@ impl Settings {
         let config = &environment.config;
         let mut scopes =
             if args.cache_scope.is_empty() { config.cache_scope.clone() } else { args.cache_scope.clone() };
-        if scopes.is_empty() {
+        let scopes_are_given = !scopes.is_empty();
+        if !scopes_are_given {
             scopes.push(Scope::default());
         }
         Ok(Self {
             local: local_cache(args.local.local_cache.as_deref(), environment)?,
             // Given as nothing, it switches off what the file says.
             shared: args.cache.clone().or_else(|| config.cache.clone()).filter(|url| !url.is_empty()),
+            token: environment
+                .text(env_vars::CROSSDOCK_TOKEN)
+                .filter(|token| !token.is_empty())
+                .map(str::to_owned),
+            identity: Identity::of(environment),
+            object_settings: ObjectSettings::of(environment),
             readonly: args.cache_readonly || config.cache_readonly,
             scopes,
+            scopes_are_given,
             credentials: environment.credential_files(),
             registries: registries(environment),
             git: super::sources::git(environment),
@@ -60,7 +79,7 @@ impl Settings {
 }
 
 /// What the configuration file sets for registries, completed by the certificates that Docker and podman would use.
-fn registries(environment: &Environment) -> Hosts {
+pub(super) fn registries(environment: &Environment) -> Hosts {
     let mut hosts = environment.config.registries.clone();
     for (host, found) in registry::certificates(&environment.certificate_directories()) {
         hosts.entry(host).or_default().complete(found);
@@ -77,6 +96,33 @@ pub(super) fn local_cache(given: Option<&Path>, environment: &Environment) -> Re
             CliError::usage("there is no home directory for the local cache").hint("give `--local-cache DIR`")
         }),
     }
+}
+
+/// Variables of the environment that say how object storage is reached. Secrets are among them.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(super) struct ObjectSettings(Vec<(String, String)>);
+
+impl std::fmt::Debug for ObjectSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+impl ObjectSettings {
+    /// What `environment` has of them.
+    pub(super) fn of(environment: &Environment) -> Self {
+        let prefixes = ["AWS_", "GOOGLE_", "AZURE_"];
+        let texts =
+            environment.variables.iter().filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)));
+        let ours = texts.filter(|(name, _)| prefixes.iter().any(|prefix| name.starts_with(prefix)));
+        Self(ours.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    }
+}
+
+/// Opens object storage. Asks nothing yet.
+pub(super) fn open_objects(url: &ObjectUrl, settings: &ObjectSettings) -> Result<ObjectStore, CliError> {
+    let settings = settings.0.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    url.open(settings).map_err(|error| CliError::hinted(ExitStatus::Usage, error))
 }
 
 /// Ends a build early.
@@ -110,7 +156,7 @@ impl Machine {
     /// the `PATH` of `environment`.
     pub(super) fn with_runtime(runtime: Option<&Path>, environment: &Environment) -> Result<Self, CliError> {
         let Some(runtime) = runtime else { return Ok(Self::enter()) };
-        let path = environment.variable(super::env_vars::PATH).unwrap_or_default();
+        let path = environment.variable(env_vars::PATH).unwrap_or_default();
         let candidates: Vec<PathBuf> = if runtime.components().count() > 1 {
             vec![environment.absolute(runtime)]
         } else {
@@ -196,17 +242,18 @@ pub(super) async fn build(
     events: Events,
     cancel: Cancel,
 ) -> Result<BuildOutcome, CliError> {
-    engine(machine, settings, events, cancel)?.build(request).await.map_err(build_error)
+    engine(machine, settings, events, cancel).await?.build(request).await.map_err(build_error)
 }
 
 /// The engine, with the caches and the registries' credentials that the settings name.
-pub(super) fn engine(
+pub(super) async fn engine(
     machine: Machine,
     settings: &Settings,
     events: Events,
     cancel: Cancel,
 ) -> Result<Engine, CliError> {
     let local = open_local(&settings.local)?;
+    let (mut scopes, mut read_only) = (settings.scopes.clone(), settings.readonly);
     let remote: Option<Arc<dyn Store>> = match &settings.shared {
         None => None,
         Some(url) => match store::url::parse(url) {
@@ -220,6 +267,31 @@ pub(super) fn engine(
                     None
                 }
             },
+            Ok(StoreUrl::Server(url)) => {
+                let store = HttpStore::new(url.clone(), settings.token.clone())
+                    .map_err(|error| CliError::hinted(ExitStatus::System, error))?;
+                let identity = settings.identity.as_ref().filter(|_| settings.token.is_none());
+                match identity {
+                    None => Some(Arc::new(store)),
+                    Some(identity) => match identity.log_in(&store, &url).await {
+                        Ok(session) => {
+                            if !settings.scopes_are_given {
+                                read_only |= session.write.is_none();
+                                scopes = session.write.into_iter().chain(session.read).collect();
+                                let mut seen = HashSet::new();
+                                scopes.retain(|scope| seen.insert(scope.clone()));
+                            }
+                            Some(Arc::new(session.store))
+                        }
+                        Err(reason) => {
+                            let message = format!("the shared cache is not used: {reason}");
+                            events.emit(Event::Warning { message });
+                            None
+                        }
+                    },
+                }
+            }
+            Ok(StoreUrl::Objects(url)) => Some(Arc::new(open_objects(&url, &settings.object_settings)?)),
             Err(error) => return Err(CliError::hinted(ExitStatus::Usage, error)),
         },
     };
@@ -227,9 +299,10 @@ pub(super) fn engine(
         events.emit(Event::Warning { message: note.clone() });
     }
     let options = CacheOptions {
-        write_scope: settings.scopes.first().cloned().unwrap_or_default(),
-        scopes: settings.scopes.clone(),
-        read_only: settings.readonly,
+        write_scope: scopes.first().cloned().unwrap_or_default(),
+        scopes,
+        read_only,
+        label: label(),
         ..CacheOptions::default()
     };
     let cache = Cache::new(local, remote, options, Arc::clone(&events));
@@ -241,6 +314,12 @@ pub(super) fn engine(
     let mut engine = Engine::new(cache, machine.executor, registry, events, now, machine.ownership, cancel.0);
     engine.git = settings.git.clone();
     Ok(engine)
+}
+
+/// What other builds are told that wait for one of this build's steps.
+fn label() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host} (process {})", std::process::id())
 }
 
 pub(super) fn build_error(error: BuildError) -> CliError {

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::environment::Environment;
 use super::error::CliError;
 use super::output::parse_compression;
+use super::serve::ServeConfig;
 use crate::build::LayerCompression;
 use crate::hint::did_you_mean;
 use crate::record::Scope;
@@ -35,6 +36,8 @@ pub struct Config {
     pub runtime: Option<PathBuf>,
     /// `[registries."HOST"]`.
     pub registries: Hosts,
+    /// `[serve]`.
+    pub(super) serve: ServeConfig,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -47,6 +50,7 @@ struct File {
     compression: Option<String>,
     runtime: Option<PathBuf>,
     registries: BTreeMap<String, Registry>,
+    serve: ServeConfig,
 }
 
 /// As in BuildKit's `buildkitd.toml`.
@@ -163,6 +167,7 @@ impl Config {
                 if runtime.components().count() > 1 { directory.join(runtime) } else { runtime }
             }),
             registries,
+            serve: file.serve.relative_to(directory),
             path: Some(path.to_owned()),
         })
     }
@@ -235,6 +240,15 @@ mod tests {
         let config = load(example).unwrap_or_else(|error| panic!("{}", error.render(false)));
         assert_eq!(config.registries["docker.io"].mirrors.len(), 2);
         assert!(config.registries["10.0.0.7:5000"].plain_http);
+    }
+
+    #[test]
+    fn the_documented_example_of_a_server_is_valid() {
+        let page = include_str!("../../docs/server.md");
+        let example = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let config = load(example).unwrap_or_else(|error| panic!("{}", error.render(false)));
+        let environment = Environment { config, directory: "/".into(), ..Environment::default() };
+        super::super::serve::check(&environment).unwrap();
     }
 
     #[test]

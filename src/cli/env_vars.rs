@@ -11,6 +11,24 @@ pub struct EnvVar {
 
 /// URL of the shared cache; like `--cache`.
 pub const CROSSDOCK_CACHE: &str = "CROSSDOCK_CACHE";
+/// The token for a shared cache that is a server.
+pub const CROSSDOCK_TOKEN: &str = "CROSSDOCK_TOKEN";
+/// What a CI provider gave the job to prove who it is.
+pub const CROSSDOCK_ID_TOKEN: &str = "CROSSDOCK_ID_TOKEN";
+/// Who such a proof is made out to.
+pub const CROSSDOCK_AUDIENCE: &str = "CROSSDOCK_AUDIENCE";
+/// Where GitHub's runner gives one.
+pub const ACTIONS_ID_TOKEN_REQUEST_URL: &str = "ACTIONS_ID_TOKEN_REQUEST_URL";
+/// What it is asked with.
+pub const ACTIONS_ID_TOKEN_REQUEST_TOKEN: &str = "ACTIONS_ID_TOKEN_REQUEST_TOKEN";
+/// Address that a server listens on; like `serve --listen`.
+pub const CROSSDOCK_LISTEN: &str = "CROSSDOCK_LISTEN";
+/// Where a server keeps everything; like `serve --storage`.
+pub const CROSSDOCK_STORAGE: &str = "CROSSDOCK_STORAGE";
+/// How a server's log is written; like `serve --log-format`.
+pub const CROSSDOCK_LOG_FORMAT: &str = "CROSSDOCK_LOG_FORMAT";
+/// What a server's log has; like `serve --log-level`.
+pub const CROSSDOCK_LOG_LEVEL: &str = "CROSSDOCK_LOG_LEVEL";
 /// Directory of the local cache; like `--local-cache`.
 pub const CROSSDOCK_LOCAL: &str = "CROSSDOCK_LOCAL";
 /// Trust domain of the records; like `--cache-scope`.
@@ -71,6 +89,20 @@ pub const FOR_GIT: &[&str] = &[
 /// All of them, as `docs/cli.md` lists them.
 pub const ALL: &[EnvVar] = &[
     EnvVar { name: CROSSDOCK_CACHE, purpose: "URL of the shared cache, unless `--cache` is given" },
+    EnvVar { name: CROSSDOCK_TOKEN, purpose: "The token for a shared cache that is a server" },
+    EnvVar {
+        name: CROSSDOCK_ID_TOKEN,
+        purpose: "Without CROSSDOCK_TOKEN: what a CI provider gave the job to prove who it is",
+    },
+    EnvVar {
+        name: ACTIONS_ID_TOKEN_REQUEST_URL,
+        purpose: "Set by GitHub for jobs that may ask for such a proof; then it is asked for",
+    },
+    EnvVar { name: ACTIONS_ID_TOKEN_REQUEST_TOKEN, purpose: "Goes with it" },
+    EnvVar {
+        name: CROSSDOCK_AUDIENCE,
+        purpose: "Who the proof is made out to, if not to the origin of the shared cache's URL",
+    },
     EnvVar {
         name: CROSSDOCK_LOCAL,
         purpose: "Directory of the local cache, unless `--local-cache` is given",
@@ -80,6 +112,19 @@ pub const ALL: &[EnvVar] = &[
         purpose: "Scopes of the records, separated by commas, unless `--cache-scope` is given",
     },
     EnvVar { name: CROSSDOCK_CACHE_READONLY, purpose: "`1` never writes to the shared cache" },
+    EnvVar {
+        name: CROSSDOCK_LISTEN,
+        purpose: "Address that a server listens on, unless `--listen` is given",
+    },
+    EnvVar {
+        name: CROSSDOCK_STORAGE,
+        purpose: "Where a server keeps everything, unless `--storage` is given",
+    },
+    EnvVar {
+        name: CROSSDOCK_LOG_FORMAT,
+        purpose: "How a server's log is written, unless `--log-format` is given",
+    },
+    EnvVar { name: CROSSDOCK_LOG_LEVEL, purpose: "What a server's log has, unless `--log-level` is given" },
     EnvVar { name: CROSSDOCK_PROGRESS, purpose: "How progress is shown, unless `--progress` is given" },
     EnvVar {
         name: CROSSDOCK_COMPRESSION,

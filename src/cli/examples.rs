@@ -57,6 +57,72 @@ Examples:
 
 Exit code 3 if something is damaged and was not repaired.";
 
+pub(super) const SERVE: &str = "\
+Examples:
+  crossdock serve                                 On 127.0.0.1, over ~/.cache/crossdock-server
+  crossdock serve --listen 0.0.0.0:443 --storage /var/lib/crossdock \\
+    --tls-certificate fullchain.pem --tls-key key.pem --log-format json
+  crossdock serve --config /etc/crossdock/config.toml --check-config
+
+The first start makes a token and shows it; `crossdock token` makes others.
+It stays in the foreground. SIGTERM finishes what is under way and ends it (exit code 0); SIGHUP reads certificates
+and tokens again.";
+
+pub(super) const TOKEN: &str = "\
+Examples:
+  crossdock token create ci --write main --expires 90d
+  crossdock token ls
+  crossdock token revoke ci
+
+Tokens are in the server's storage: the commands need that, and no server that runs.";
+
+pub(super) const TOKEN_CREATE: &str = "\
+Examples:
+  crossdock token create ci --write main --expires 90d
+  crossdock token create pull-requests --read 'pr/*,main' --write 'pr/*'
+  crossdock token create readers --storage /var/lib/crossdock --tenant team-a";
+
+pub(super) const TOKEN_LS: &str = "\
+Examples:
+  crossdock token ls
+  crossdock token ls --format json --storage /var/lib/crossdock";
+
+pub(super) const ADMIN: &str = "\
+Examples:
+  crossdock admin stats
+  crossdock admin gc --max-size 500GiB
+  crossdock admin verify";
+
+pub(super) const ADMIN_STATS: &str = "\
+Examples:
+  crossdock admin stats
+  crossdock admin stats --storage s3://bucket/crossdock --format json";
+
+pub(super) const ADMIN_GC: &str = "\
+Examples:
+  crossdock admin gc --max-size 500GiB
+  crossdock admin gc --max-age 30d --storage /var/lib/crossdock";
+
+pub(super) const ADMIN_VERIFY: &str = "\
+Examples:
+  crossdock admin verify
+  crossdock admin verify --storage /var/lib/crossdock";
+
+pub(super) const POLICY: &str = "\
+Examples:
+  crossdock policy explain claims.json";
+
+pub(super) const POLICY_EXPLAIN: &str = "\
+Examples:
+  crossdock policy explain claims.json
+  crossdock policy explain --config /etc/crossdock/config.toml --format json -";
+
+pub(super) const TOKEN_REVOKE: &str = "\
+Examples:
+  crossdock token revoke ci
+
+Servers that run notice it within five seconds, or on SIGHUP.";
+
 pub(super) const DOCTOR: &str = "\
 Examples:
   crossdock doctor

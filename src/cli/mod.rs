@@ -4,6 +4,7 @@
 //! values. A command's arguments ([`args`]) become one resolved struct, the engine is called in one place
 //! (`build::run`), and its events are shown by a reporter ([`report`]).
 
+mod admin;
 pub mod args;
 mod backend;
 mod build;
@@ -22,12 +23,15 @@ pub mod error;
 mod examples;
 mod fingerprint;
 mod load;
+mod login;
 mod man;
 mod output;
+mod policy;
 mod proxies;
 pub mod report;
 pub(crate) mod request;
 mod secrets;
+mod serve;
 mod signals;
 mod sources;
 mod ssh;
@@ -77,6 +81,10 @@ fn dispatch(command: &Command, environment: &Environment) -> Result<ExitStatus, 
         Command::Build(command) => return Ok(build::command(command, environment)),
         Command::Fingerprint(command) => return build::fingerprint(command, environment),
         Command::Cache { command } => return cache::command(command, environment),
+        Command::Serve(command) => return serve::command(command, environment),
+        Command::Admin { command } => return admin::command(command, environment),
+        Command::Policy { command } => return policy::command(command, environment),
+        Command::Token { command } => return serve::token(command, environment),
         Command::Doctor(command) => return doctor::command(command, environment),
         Command::Demo(command) => return demo::command(command, environment),
         Command::Completion { shell } => {

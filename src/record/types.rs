@@ -1,5 +1,6 @@
 //! Records and bundles as the stores keep them.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -119,6 +120,46 @@ pub struct BundleStep {
 /// request. A hint, never the truth: it saves round trips and explains misses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bundle {
-    /// The steps, in the order of the plan.
+    /// The steps, in the order of the plan; then what the same places had in earlier builds, the latest first.
     pub steps: Vec<BundleStep>,
+}
+
+impl Bundle {
+    /// Records that are kept for one place, each under its two keys: those who go back and forth between some states find
+    /// all of them.
+    const KEPT: usize = 8;
+
+    /// By what builds find it that have its first step, and nothing else in common with this one that they know of.
+    pub fn following(&self) -> Vec<BundleName> {
+        let first = self.steps.iter().find(|step| !step.record.foreign).map(|step| &step.slot);
+        let same = self.steps.iter().filter(|step| Some(&step.slot) == first);
+        same.map(|step| BundleName::following(&step.record.key())).collect()
+    }
+
+    /// The same with what the places had in `before`.
+    pub fn with_earlier(mut self, before: &Self) -> Self {
+        let mut count = HashMap::new();
+        let mut known: HashSet<Key> = HashSet::new();
+        for step in &self.steps {
+            known.insert(step.record.key());
+            *count.entry(step.slot.clone()).or_insert(0) += 1;
+        }
+        for step in &before.steps {
+            let Some(count) = count.get_mut(&step.slot) else { continue };
+            if *count < Self::KEPT && known.insert(step.record.key()) {
+                *count += 1;
+                self.steps.push(step.clone());
+            }
+        }
+        self
+    }
+}
+
+impl BundleName {
+    /// The bundle of the last build that had this record: what other builds go on with that have it too.
+    pub fn following(key: &Key) -> Self {
+        let mut preimage = Preimage::default();
+        preimage.add("kind", "following").add("record", key.0);
+        Self(preimage.key().0)
+    }
 }

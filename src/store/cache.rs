@@ -14,7 +14,9 @@ use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore};
 
 use super::directory::Completeness;
+use super::lease::{Lease, Turn};
 use super::remote::Remote;
+use super::reuse;
 use super::{BlobSource, DirectoryStore, Store, StoreError};
 use crate::digest::Digest;
 use crate::event::Events;
@@ -38,6 +40,8 @@ pub struct CacheOptions {
     pub write_scope: Scope,
     /// Write nothing to the remote store.
     pub read_only: bool,
+    /// What others are told who wait for a step that this build is executing.
+    pub label: String,
     /// How long all of one build may wait for the remote store in vain: for answers that never come, for errors,
     /// and for what ordinary answers take beyond 100 ms each. When it is used up, the store is not asked again.
     pub remote_budget: Duration,
@@ -49,6 +53,7 @@ impl Default for CacheOptions {
             scopes: vec![Scope::default()],
             write_scope: Scope::default(),
             read_only: false,
+            label: "another build".to_owned(),
             remote_budget: Duration::from_secs(2),
         }
     }
@@ -106,10 +111,12 @@ pub struct FlushReport {
 pub struct Cache(Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
-    local: DirectoryStore,
-    remote: Option<Remote>,
-    options: CacheOptions,
+pub(super) struct Inner {
+    pub(super) local: DirectoryStore,
+    pub(super) remote: Option<Remote>,
+    pub(super) options: CacheOptions,
+    /// What this build calls itself where it takes leases.
+    pub(super) holder: String,
     /// Records that came with a bundle, and that the remote store had whole at that time.
     bundled: Mutex<HashMap<Key, Record>>,
     /// Blobs that the remote store was seen to have during this build.
@@ -124,11 +131,24 @@ struct Inner {
     done: Notify,
     downloaded: AtomicU64,
     uploaded: AtomicU64,
+    looks_ahead: AtomicU64,
+}
+
+/// Each costs a round trip, and may be in vain.
+const LOOKS_AHEAD_MAX: u64 = 3;
+
+/// What is known of how a record was made.
+#[derive(Debug, Default)]
+pub struct Making {
+    /// Under which lease; it is given back when the record is uploaded.
+    pub lease: Lease,
+    /// What the same step had made the last time: of its layers only what is new is uploaded.
+    pub predecessor: Option<Record>,
 }
 
 /// What is sent to the remote store in the background.
 enum Upload {
-    Record(Record),
+    Record(Record, Making),
     Bundle(BundleName, Scope, Bundle),
 }
 
@@ -155,6 +175,7 @@ impl Cache {
         Self(Arc::new(Inner {
             local,
             remote,
+            holder: format!("{} {}", random_name(), options.label),
             options,
             bundled: Mutex::default(),
             at_remote: Mutex::default(),
@@ -166,6 +187,7 @@ impl Cache {
             done: Notify::new(),
             downloaded: AtomicU64::new(0),
             uploaded: AtomicU64::new(0),
+            looks_ahead: AtomicU64::new(0),
         }))
     }
 
@@ -194,18 +216,40 @@ impl Cache {
         let bundled = inner.bundled.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
         let record = match bundled {
             Some(record) => record,
-            None => remote.ask(remote.store().read_record(key, scopes)).await??,
+            None => {
+                let record = remote.ask(remote.store().read_record(key, scopes)).await??;
+                if !record.foreign {
+                    self.look_ahead(remote, key).await;
+                }
+                record
+            }
         };
         if record.key() != *key || !scopes.contains(&record.scope) {
             remote.distrust("it answered with a record of another key or scope");
             return None;
         }
-        for layer in &record.layers {
-            self.read_blob(&layer.toc, TOC_BYTES_MAX).await?;
+        // A server has the blobs of the records that it answers with; each is one round trip, and often none is needed.
+        if !remote.store().vouches_for_records() {
+            for layer in &record.layers {
+                self.read_blob(&layer.toc, TOC_BYTES_MAX).await?;
+            }
         }
         // Keeping it saves the next build a round trip; a full disk is no reason to miss.
         let _ = inner.local.put_record(&record, Completeness::Tocs);
         Some(Hit { record, from: Origin::Remote(remote.store().location()) })
+    }
+
+    /// What no bundle had, another build has made; what it went on with is likely to be asked for next.
+    async fn look_ahead(&self, remote: &Remote, key: &Key) {
+        let inner = &self.0;
+        if inner.looks_ahead.fetch_add(1, Ordering::Relaxed) >= LOOKS_AHEAD_MAX {
+            return;
+        }
+        let name = BundleName::following(key);
+        let bundle = remote.ask(remote.store().read_bundle(&name, &inner.options.scopes)).await;
+        if let Some(Some(bundle)) = bundle {
+            self.keep_bundled(remote, &bundle).await;
+        }
     }
 
     /// Reads a blob into memory, from the remote store if need be; it is then in the local one too. `None` if no
@@ -264,6 +308,11 @@ impl Cache {
         }
     }
 
+    /// Asks whether it is this build's turn to execute what `key` names, or somebody else is doing it on another machine.
+    pub async fn turn(&self, key: &Key) -> Turn {
+        Lease::ask(&self.0, *key).await
+    }
+
     /// Stores a record whose blobs are in the local store (or known to the remote one), and returns the one that
     /// counts from now on: whoever was first wins, unless `replace` says that this one is to. The upload goes on
     /// in the background; a remote store keeps the record that it has, even with `replace`.
@@ -271,6 +320,19 @@ impl Cache {
     /// # Errors
     /// Only what is wrong with the local store.
     pub async fn publish(&self, record: Record, replace: bool) -> Result<Record, StoreError> {
+        self.publish_made(record, replace, Making::default()).await
+    }
+
+    /// The same with what is known of how it was made.
+    ///
+    /// # Errors
+    /// As [`Cache::publish`].
+    pub async fn publish_made(
+        &self,
+        record: Record,
+        replace: bool,
+        making: Making,
+    ) -> Result<Record, StoreError> {
         let inner = &self.0;
         let absent = inner.local.absent_layers(&record);
         let completeness = if !absent.is_empty() && self.remote_has(&absent).await {
@@ -284,7 +346,7 @@ impl Cache {
         } else {
             inner.local.put_record(&record, completeness)?
         };
-        self.in_background(Upload::Record(winner.clone()));
+        self.in_background(Upload::Record(winner.clone(), making));
         Ok(winner)
     }
 
@@ -371,7 +433,14 @@ impl Cache {
         let trusted = |record: &&Record| self.0.options.scopes.contains(&record.scope);
         let records: Vec<_> = bundle.steps.iter().map(|step| &step.record).filter(trusted).collect();
         let blobs: Vec<_> = records.iter().flat_map(|record| record.blobs()).collect();
-        let Some(missing) = remote.ask(remote.store().missing_blobs(&blobs)).await else { return };
+        let missing = if remote.store().vouches_for_records() {
+            Vec::new()
+        } else {
+            match remote.ask(remote.store().missing_blobs(&blobs)).await {
+                Some(missing) => missing,
+                None => return,
+            }
+        };
         let mut bundled = self.0.bundled.lock().unwrap_or_else(PoisonError::into_inner);
         for record in records {
             if !record.blobs().any(|digest| missing.contains(&digest)) {
@@ -398,10 +467,14 @@ impl Cache {
             let inner = &*pending.0;
             let Some(remote) = &inner.remote else { return };
             let _permit = inner.uploads.acquire().await;
-            let sent = match &upload {
-                Upload::Record(record) => inner.upload(remote, record).await,
+            let sent = match upload {
+                Upload::Record(record, making) => {
+                    let sent = inner.upload(remote, &record, making.predecessor.as_ref()).await;
+                    making.lease.release().await;
+                    sent
+                }
                 Upload::Bundle(name, scope, bundle) => {
-                    remote.send(remote.store().write_bundle(name, scope, bundle)).await.is_some()
+                    remote.send(remote.store().write_bundle(&name, &scope, &bundle)).await.is_some()
                 }
             };
             if !sent {
@@ -413,7 +486,7 @@ impl Cache {
 
 impl Inner {
     /// Sends the blobs that are missing, then the record.
-    async fn upload(&self, remote: &Remote, record: &Record) -> bool {
+    async fn upload(&self, remote: &Remote, record: &Record, predecessor: Option<&Record>) -> bool {
         let blobs: Vec<_> = record.blobs().chain(record.log).collect();
         let Some(missing) = remote.send(remote.store().missing_blobs(&blobs)).await else { return false };
         for digest in missing {
@@ -423,15 +496,24 @@ impl Inner {
                 }
                 return false;
             };
-            let source = BlobSource::File(self.local.blob_path(&digest));
-            match remote.send_blob(size, remote.store().write_blob(&digest, source)).await {
-                None => return false,
-                Some(true) => {
-                    self.uploaded.fetch_add(size, Ordering::Relaxed);
-                }
-                Some(false) => {}
-            }
+            let layer = record.own_layers().iter().find(|layer| layer.digest == digest);
+            let parts = match (layer, predecessor) {
+                (Some(layer), Some(predecessor)) => reuse::plan(self, remote, layer, predecessor).await,
+                _ => None,
+            };
+            let Some(sent) = reuse::send(self, remote, &digest, size, parts.as_deref()).await else {
+                return false;
+            };
+            self.uploaded.fetch_add(sent, Ordering::Relaxed);
         }
         remote.send(remote.store().write_record(record)).await.is_some()
     }
+}
+
+/// A name that nobody else has, and nobody guesses. Without random numbers leases are not exclusive, and work may be done
+/// twice.
+fn random_name() -> String {
+    let mut bytes = [0; 18];
+    let _ = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
+    Digest::of(bytes).hex()
 }

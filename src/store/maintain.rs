@@ -10,9 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use super::directory::files as stored;
 use super::directory::{Completeness, MARK_EVERY, scope_directory};
-use super::{DirectoryStore, StoreError};
+use super::{DirectoryStore, StoreError, Stored};
 use crate::digest::Digest;
-use crate::record::{Key, Record};
+use crate::record::{Key, Record, Scope};
 
 /// A record and what it takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +120,31 @@ pub fn list(store: &DirectoryStore) -> Result<Vec<Item>, StoreError> {
     }
     items.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.key.cmp(&b.key)));
     Ok(items)
+}
+
+/// The blobs of one of the layout's folders.
+pub(super) fn blobs(store: &DirectoryStore, folder: &str) -> Result<Vec<Stored<Digest>>, StoreError> {
+    let found = files(store, folder)?.into_iter();
+    Ok(found
+        .filter_map(|file| Some(Stored { name: digest_of(&file.path)?, size: file.size, used: file.used }))
+        .collect())
+}
+
+/// The records by their names alone.
+pub(super) fn records(store: &DirectoryStore) -> Result<Vec<Stored<(Scope, Key)>>, StoreError> {
+    let name = |path: &Path| {
+        let scope = path.ancestors().nth(2)?.file_name()?.to_str()?.replace('+', "/");
+        let key = format!("sha256:{}", path.file_name()?.to_str()?);
+        Some((scope.parse().ok()?, Key(key.parse().ok()?)))
+    };
+    let found = files(store, "records")?.into_iter();
+    Ok(found
+        .filter_map(|file| {
+            // Its mark, and not the change of its name, which a copy of the whole store has changed too.
+            let used = fs_err::metadata(&file.path).and_then(|metadata| metadata.modified()).ok()?;
+            Some(Stored { name: name(&file.path)?, size: file.size, used })
+        })
+        .collect())
 }
 
 /// How much the store holds.

@@ -3,16 +3,23 @@
 //! [`Store`] is the contract. Truth is immutable; the publication order is blobs, then the record that names
 //! them; every read is verified; damage and eviction are a miss, never an error of the build.
 
+mod backend;
 mod cache;
 mod directory;
+mod http;
+mod lease;
 pub mod maintain;
 mod memory;
+mod object;
 mod remote;
 mod replace;
+mod reuse;
 pub mod url;
 
 use std::fmt::Debug;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,10 +28,15 @@ use crate::digest::Digest;
 use crate::hint::Hint;
 use crate::record::{Bundle, BundleName, Key, Record, Scope};
 
-pub use cache::{Cache, CacheOptions, CacheStats, FlushReport, Hit, Origin};
+pub use backend::{Backend, Document, DocumentName, DocumentNameError, Expected, Stored, Version};
+pub use cache::{Cache, CacheOptions, CacheStats, FlushReport, Hit, Making, Origin};
 pub use directory::{Clock, DirectoryStore, Lock, OpenError};
+pub use http::{HttpSession, HttpStore};
+pub use lease::{Lease, LeaseAnswer, Turn};
 pub use memory::MemoryStore;
+pub use object::{ObjectStore, ObjectUrl, ObjectUrlError};
 pub use replace::replace_file;
+pub use reuse::Part;
 
 /// Where the bytes of a blob come from.
 #[derive(Debug, Clone)]
@@ -115,8 +127,26 @@ pub trait Store: Debug + Send + Sync {
     /// `false`, and no file, if it is absent or damaged.
     async fn fetch_blob(&self, digest: &Digest, size: u64, destination: &Path) -> Result<bool, StoreError>;
 
+    /// How many bytes a blob has; `None` if it is absent.
+    async fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, StoreError>;
+
+    /// Reads a part of a blob: the bytes of `range`, or fewer where the blob ends sooner; `None` if it is absent. They
+    /// are *not* verified, as a part has no digest: whoever puts parts together has to do that.
+    async fn read_range(&self, digest: &Digest, range: Range<u64>) -> Result<Option<Bytes>, StoreError>;
+
     /// Stores a blob, verifying it; `true` if it was not there before.
     async fn write_blob(&self, digest: &Digest, source: BlobSource) -> Result<bool, StoreError>;
+
+    /// Whether blobs can be put together of others.
+    fn composes(&self) -> bool {
+        false
+    }
+
+    /// Stores the blob that is in `file`, of parts of others and of what has to be sent, verifying it; `true` if it was not
+    /// there before.
+    async fn write_parts(&self, digest: &Digest, file: &Path, _parts: &[Part]) -> Result<bool, StoreError> {
+        self.write_blob(digest, BlobSource::File(file.to_owned())).await
+    }
 
     /// The record for `key` in the first of `scopes` that has one.
     async fn read_record(&self, key: &Key, scopes: &[Scope]) -> Result<Option<Record>, StoreError>;
@@ -124,6 +154,29 @@ pub trait Store: Debug + Send + Sync {
     /// Stores a record in its scope. One that is there already for the same key is kept, and returned: whoever was
     /// first wins, so that all builds agree on one result.
     async fn write_record(&self, record: &Record) -> Result<Record, StoreError>;
+
+    /// Whether it has the blobs of all records that it answers with, also of those in bundles, so that nobody needs to ask
+    /// for them.
+    fn vouches_for_records(&self) -> bool {
+        false
+    }
+
+    /// Asks to be the one who executes what `key` names, for `lifetime` or until it is asked again. Who asks is called
+    /// `holder`: a random name that only it knows, and a space and what others may be told.
+    async fn take_lease(
+        &self,
+        _key: &Key,
+        _scope: &Scope,
+        _holder: &str,
+        _lifetime: Duration,
+    ) -> Result<LeaseAnswer, StoreError> {
+        Ok(LeaseAnswer::NoLeases)
+    }
+
+    /// Gives a lease back.
+    async fn release_lease(&self, _key: &Key, _scope: &Scope, _holder: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// The bundle `name` in the first of `scopes` that has one.
     async fn read_bundle(&self, name: &BundleName, scopes: &[Scope]) -> Result<Option<Bundle>, StoreError>;
@@ -134,4 +187,4 @@ pub trait Store: Debug + Send + Sync {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -21,7 +21,7 @@ const SLOWEST: u64 = 1 << 20;
 
 /// How long one upload may take beside its bytes. Nobody waits for it but the end of the build, which has its own
 /// limit; this one only keeps a dead connection from holding its place.
-const SEND_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const SEND_LIMIT: Duration = Duration::from_secs(30);
 
 /// The guarded store.
 pub(super) struct Remote {

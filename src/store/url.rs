@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::ObjectUrl;
 use crate::hint::Hint;
 
 /// A store, by its URL.
@@ -9,6 +10,10 @@ use crate::hint::Hint;
 pub enum StoreUrl {
     /// A directory: `file:///dir`, or a plain path.
     Directory(PathBuf),
+    /// Object storage: `s3://bucket/prefix`, `gs://…`, `az://…`.
+    Objects(ObjectUrl),
+    /// A Crossdock server: `http://host` or `https://host`.
+    Server(url::Url),
 }
 
 /// Why a text names no store.
@@ -32,6 +37,17 @@ pub enum StoreUrlError {
         /// The URL.
         url: String,
     },
+    /// An address of a server that cannot be one.
+    #[error("`{shown}` is no address of a cache server: {reason}")]
+    NoServer {
+        /// The address, without what may be secret.
+        shown: String,
+        /// Why.
+        reason: String,
+    },
+    /// An address of object storage that names no bucket.
+    #[error("{0}")]
+    NoBucket(String),
     /// Nothing at all.
     #[error("the name of the cache store is empty")]
     Empty,
@@ -39,11 +55,16 @@ pub enum StoreUrlError {
 
 impl Hint for StoreUrlError {
     fn hint(&self) -> Option<String> {
-        Some("name a directory that the machines share: `--cache file:///mnt/cache`".to_owned())
+        Some(match self {
+            Self::NoServer { .. } => "the token goes into CROSSDOCK_TOKEN: `--cache https://cache.example`",
+            Self::NoBucket(_) => "name it as in `s3://bucket/prefix`",
+            _ => "name a server or a directory that the machines share: `--cache https://cache.example`, `--cache file:///mnt/cache`",
+        }
+        .to_owned())
     }
 }
 
-const NOT_YET: [&str; 7] = ["http", "https", "s3", "gs", "az", "oci", "gha"];
+const NOT_YET: [&str; 2] = ["oci", "gha"];
 
 /// Reads the name of a store. A relative path stays relative.
 pub fn parse(text: &str) -> Result<StoreUrl, StoreUrlError> {
@@ -54,6 +75,13 @@ pub fn parse(text: &str) -> Result<StoreUrl, StoreUrlError> {
         return Ok(StoreUrl::Directory(text.into()));
     };
     let scheme = scheme.to_ascii_lowercase();
+    if scheme == "http" || scheme == "https" {
+        return server(&scheme, text);
+    }
+    if ObjectUrl::is_scheme(&scheme) {
+        let url = ObjectUrl::parse(&scheme, rest);
+        return url.map(StoreUrl::Objects).map_err(|error| StoreUrlError::NoBucket(error.to_string()));
+    }
     if scheme != "file" {
         let known = NOT_YET.contains(&scheme.as_str());
         return Err(if known {
@@ -71,9 +99,54 @@ pub fn parse(text: &str) -> Result<StoreUrl, StoreUrlError> {
     Ok(StoreUrl::Directory(path.into()))
 }
 
+fn server(scheme: &str, text: &str) -> Result<StoreUrl, StoreUrlError> {
+    let refused = |shown: &str, reason: &str| StoreUrlError::NoServer {
+        shown: shown.to_owned(),
+        reason: reason.to_owned(),
+    };
+    let url = url::Url::parse(text).map_err(|error| refused(&format!("{scheme}://…"), &error.to_string()))?;
+    let mut shown = url.clone();
+    // Both succeed where there is a host, which addresses of these schemes have.
+    let _ = shown.set_username("");
+    let _ = shown.set_password(None);
+    shown.set_query(None);
+    shown.set_fragment(None);
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(refused(shown.as_str(), "it must not hold a name or password"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(refused(shown.as_str(), "it must not have a query or fragment"));
+    }
+    Ok(StoreUrl::Server(url))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn buckets() {
+        let Ok(StoreUrl::Objects(url)) = parse("S3://bucket/a/prefix/") else { unreachable!() };
+        assert_eq!(url.location(), "s3://bucket/a/prefix");
+        for bad in ["s3://", "gs:///x", "az://key:secret@account/x"] {
+            let error = parse(bad).unwrap_err();
+            assert!(matches!(error, StoreUrlError::NoBucket(_)), "{error}");
+            assert!(!error.to_string().contains("key:secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn servers_have_no_secrets_in_their_address() {
+        let url = |text: &str| url::Url::parse(text).unwrap();
+        assert_eq!(parse("http://cache:80/x"), Ok(StoreUrl::Server(url("http://cache/x"))));
+        assert_eq!(parse("HTTPS://cache"), Ok(StoreUrl::Server(url("https://cache/"))));
+        for bad in ["http://", "https://user:secret@host/", "https://host/?token=secret", "http://h/#secret"]
+        {
+            let error = parse(bad).unwrap_err();
+            assert!(matches!(error, StoreUrlError::NoServer { .. }), "{error}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
 
     #[test]
     fn directories_have_two_forms() {

@@ -97,7 +97,7 @@ fn interrupted_builds_clean_up_after_themselves() {
         let mark = mark(what);
         let output = lab.context.path("image.tar");
         let build = lab
-            .build(&format!("FROM busybox\nENV MARK={mark}\nRUN echo done > /done\nRUN sleep 600\n"))
+            .build(&format!("FROM busybox\nRUN echo done > /done\nENV MARK={mark}\nRUN sleep 600\n"))
             .option_path("--output", "type=oci,dest=", &output);
         let mut child = build.spawn();
         let started = Instant::now();
@@ -121,9 +121,7 @@ fn interrupted_builds_clean_up_after_themselves() {
         assert_empty(&lab.context.path("tmp"));
         assert!(!output.exists());
         // What was finished is kept.
-        lab.build(&format!("FROM busybox\nENV MARK={mark}\nRUN echo done > /done\n"))
-            .arg("--dry-run")
-            .success();
+        lab.build("FROM busybox\nRUN echo done > /done\n").arg("--dry-run").success();
         lab.context.crossdock().args(["cache", "verify"]).success();
     }
 }

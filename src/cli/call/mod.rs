@@ -135,7 +135,7 @@ async fn answer<T>(
         move || cancel.cancel()
     })
     .map_err(CliError::system)?;
-    let engine = backend::engine(Machine::idle(), settings, reporter.clone(), cancel)?;
+    let engine = backend::engine(Machine::idle(), settings, reporter.clone(), cancel).await?;
     match (question(&engine).await.map_err(backend::build_error), received.status()) {
         (Err(error), Some(status)) => Err(CliError { status, ..error }),
         (result, _) => result,

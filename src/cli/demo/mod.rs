@@ -131,8 +131,12 @@ fn build(
     let settings = Settings {
         local: directory.join(format!("runner-{runner}")),
         shared: Some(shared.to_string()),
+        token: None,
+        identity: None,
+        object_settings: backend::ObjectSettings::default(),
         readonly: false,
         scopes: vec![Scope::default()],
+        scopes_are_given: true,
         credentials: Vec::new(),
         registries: crate::registry::Hosts::new(),
         git: Git::default(),

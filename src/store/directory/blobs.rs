@@ -1,6 +1,7 @@
 //! Blobs in a directory store.
 
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -116,6 +117,22 @@ impl DirectoryStore {
                 self.quarantine_blob(digest);
                 Ok(None)
             }
+            Err(error) => Err(self.failed(|| format!("reading blob {digest}"))(error)),
+        }
+    }
+
+    /// Reads a part of a blob, as far as it goes.
+    pub(super) fn load_range(&self, digest: &Digest, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
+        use std::os::unix::fs::FileExt as _;
+        let Some((file, size)) = self.open_blob(digest) else { return Ok(None) };
+        let end = range.end.min(size);
+        let length = usize::try_from(end.saturating_sub(range.start)).unwrap_or(0);
+        let mut bytes = vec![0; length];
+        let file = file.into_file();
+        match file.read_exact_at(&mut bytes, range.start) {
+            Ok(()) => Ok(Some(bytes.into())),
+            // Cut off while it was read: damaged, and found so by whoever puts the parts together.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             Err(error) => Err(self.failed(|| format!("reading blob {digest}"))(error)),
         }
     }

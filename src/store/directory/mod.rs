@@ -8,12 +8,14 @@
 //! was written; what a power loss tears is found by the verification that every read does, and becomes a miss.
 
 mod blobs;
+mod documents;
 pub(super) mod files;
 mod lock;
 mod records;
 mod work;
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -292,6 +294,18 @@ impl Store for DirectoryStore {
     async fn fetch_blob(&self, digest: &Digest, size: u64, destination: &Path) -> Result<bool, StoreError> {
         let (digest, destination) = (*digest, destination.to_owned());
         self.blocking(move |store| store.copy_blob(&digest, size, &destination)).await
+    }
+
+    async fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        let digest = *digest;
+        self.small(move |store| Ok(store.open_blob(&digest).map(|(_, size)| size))).await
+    }
+
+    async fn read_range(&self, digest: &Digest, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
+        let digest = *digest;
+        let is_small = range.end.saturating_sub(range.start) <= INLINE_MAX;
+        let read = move |store: &Self| store.load_range(&digest, range);
+        if is_small { self.small(read).await } else { self.blocking(read).await }
     }
 
     async fn write_blob(&self, digest: &Digest, source: BlobSource) -> Result<bool, StoreError> {

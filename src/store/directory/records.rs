@@ -188,7 +188,7 @@ impl DirectoryStore {
         Ok(Some(bytes))
     }
 
-    fn record_path(&self, key: &Key, scope: &Scope) -> PathBuf {
+    pub(super) fn record_path(&self, key: &Key, scope: &Scope) -> PathBuf {
         let hex = key.0.hex();
         let mut path = self.base().join("records");
         path.extend([&scope_directory(scope), &hex[..2], &hex]);

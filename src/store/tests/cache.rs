@@ -62,7 +62,7 @@ async fn a_layer_that_no_store_has_any_more_is_a_miss() {
     let record = store_sample(&*remote, "make").await;
     let (_root, cache) = cache(Some(remote.clone()));
     assert!(cache.lookup(&record.key()).await.is_some());
-    assert!(remote.remove_blob(&record.layers[0].digest));
+    assert!(remote.evict_blob(&record.layers[0].digest));
     assert!(cache.lookup(&record.key()).await.is_none());
 }
 
@@ -109,7 +109,7 @@ async fn a_bundle_saves_the_questions_for_its_records() {
     let name = BundleName(Digest::of("build"));
     let bundle = Bundle { steps };
     memory.write_bundle(&name, &scopes()[0], &bundle).await.unwrap();
-    memory.remove_blob(&bundle.steps[2].record.layers[0].digest);
+    memory.evict_blob(&bundle.steps[2].record.layers[0].digest);
     let remote = Arc::new(FaultyStore::new(memory, 1, Faults::default()));
     let (_root, cache) = cache(Some(remote.clone()));
     assert_eq!(cache.bundle(&name).await, Some(bundle.clone()));

@@ -9,9 +9,12 @@ use super::faulty::{Faults, FaultyStore};
 use super::{sample, scopes, store_sample};
 use crate::digest::Digest;
 use crate::record::{Bundle, BundleName, BundleStep, Scope};
-use crate::store::{BlobSource, DirectoryStore, MemoryStore, Store, StoreError};
+use crate::store::{
+    Backend, BlobSource, DirectoryStore, DocumentName, Expected, MemoryStore, ObjectStore, Store, StoreError,
+    Version,
+};
 
-async fn keeps_the_contract(store: &dyn Store) {
+pub(crate) async fn keeps_the_contract(store: &dyn Store) {
     blobs(store).await;
     records(store).await;
     bundles(store).await;
@@ -27,6 +30,8 @@ async fn blobs(store: &dyn Store) {
         let copy = work.path().join("copy");
         assert!(!store.fetch_blob(&digest, size, &copy).await.unwrap());
         assert!(!copy.exists());
+        assert_eq!(store.blob_size(&digest).await.unwrap(), None);
+        assert_eq!(store.read_range(&digest, 0..1).await.unwrap(), None);
 
         let wrong = Digest::of("something else");
         let refused = store.write_blob(&wrong, BlobSource::Bytes(content.clone())).await;
@@ -44,6 +49,16 @@ async fn blobs(store: &dyn Store) {
 
         assert_eq!(store.missing_blobs(&[digest, wrong]).await.unwrap(), [wrong]);
         assert_eq!(store.read_blob(&digest, size).await.unwrap().unwrap(), content);
+        assert_eq!(store.blob_size(&digest).await.unwrap(), Some(size));
+        for (range, expected) in [
+            (0..size, 0..size),
+            (1..3, 1..3),
+            (size / 2..size + 9, size / 2..size),
+            (size + 1..size + 2, 0..0),
+        ] {
+            let expected = content.slice(index(expected.start, size)..index(expected.end, size));
+            assert_eq!(store.read_range(&digest, range).await.unwrap().unwrap(), expected);
+        }
         if size > 0 {
             assert_eq!(store.read_blob(&digest, size - 1).await.unwrap(), None);
         }
@@ -52,6 +67,10 @@ async fn blobs(store: &dyn Store) {
         assert_eq!(fs_err::read(&copy).unwrap(), content);
         fs_err::remove_file(&copy).unwrap();
     }
+}
+
+fn index(offset: u64, size: u64) -> usize {
+    usize::try_from(offset.min(size)).unwrap()
 }
 
 async fn records(store: &dyn Store) {
@@ -93,7 +112,8 @@ async fn bundles(store: &dyn Store) {
     let name = BundleName(Digest::of("build"));
     assert_eq!(store.read_bundle(&name, &scopes()).await.unwrap(), None);
     for step in ["one", "two"] {
-        let steps = vec![BundleStep { slot: step.to_owned(), record: sample(step).0 }];
+        let record = store_sample(store, step).await;
+        let steps = vec![BundleStep { slot: step.to_owned(), record }];
         let bundle = Bundle { steps };
         store.write_bundle(&name, &Scope::default(), &bundle).await.unwrap();
         assert_eq!(store.read_bundle(&name, &scopes()).await.unwrap(), Some(bundle));
@@ -101,22 +121,147 @@ async fn bundles(store: &dyn Store) {
     assert_eq!(store.read_bundle(&name, &["pr".parse().unwrap()]).await.unwrap(), None);
 }
 
+/// What a server needs besides.
+async fn serves(store: Arc<dyn Backend>) {
+    keeps_the_contract(&*store).await;
+    let digest = Digest::of("gone");
+    assert!(!store.remove_blob(&digest).await.unwrap());
+    for quarantined in [false, true] {
+        store.write_blob(&digest, BlobSource::Bytes("gone".into())).await.unwrap();
+        if quarantined {
+            store.quarantine_blob(&digest).await.unwrap();
+        } else {
+            assert!(store.remove_blob(&digest).await.unwrap());
+        }
+        assert_eq!(store.missing_blobs(&[digest]).await.unwrap(), [digest]);
+    }
+    documents(&*store).await;
+    let name: DocumentName = "race".parse().unwrap();
+    for round in 0..5 {
+        let expected = match store.read_document(&name).await.unwrap() {
+            None => Expected::Absent,
+            Some(document) => Expected::Unchanged(document.version),
+        };
+        let writers: Vec<_> = (0..8)
+            .map(|writer| {
+                let (store, name, expected) = (Arc::clone(&store), name.clone(), expected.clone());
+                let bytes = Bytes::from(format!("{round} {writer}"));
+                tokio::spawn(async move { store.write_document(&name, bytes, expected).await.unwrap() })
+            })
+            .collect();
+        let mut winners = 0;
+        for writer in writers {
+            winners += usize::from(writer.await.unwrap().is_some());
+        }
+        assert_eq!(winners, 1, "one of those that expect the same");
+    }
+}
+
+/// What can be looked after: everything is listed once, and goes and comes as it is told. The store is empty.
+async fn can_be_looked_after(store: &dyn Backend) {
+    let record = store_sample(store, "inventory").await;
+    let (scope, key) = (&record.scope, record.key());
+    let listed = store.list_records().await.unwrap();
+    let [only] = &listed[..] else { panic!("{listed:?}") };
+    assert_eq!(only.name, (scope.clone(), key));
+    assert_eq!(only.size, record.encode().len() as u64);
+    assert_eq!(store.peek_record(scope, &key).await.unwrap().as_ref(), Some(&record));
+    store.mark_used(scope, &key).await.unwrap();
+    assert!(store.list_records().await.unwrap()[0].used >= only.used);
+    let mut blobs: Vec<_> =
+        store.list_blobs().await.unwrap().into_iter().map(|blob| (blob.name, blob.size)).collect();
+    let mut expected: Vec<_> =
+        sample("inventory").1.iter().map(|blob| (Digest::of(blob), blob.len() as u64)).collect();
+    blobs.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(blobs, expected);
+    // To the trash: the record is a miss, but not gone. And back.
+    let (digest, size) = expected[0];
+    store.discard_blob(&digest).await.unwrap();
+    assert_eq!(store.missing_blobs(&[digest]).await.unwrap(), [digest]);
+    assert_eq!(store.read_record(&key, std::slice::from_ref(scope)).await.unwrap(), None);
+    assert_eq!(store.peek_record(scope, &key).await.unwrap().as_ref(), Some(&record));
+    let trash = store.list_trash().await.unwrap();
+    assert_eq!(trash.iter().map(|blob| (blob.name, blob.size)).collect::<Vec<_>>(), [(digest, size)]);
+    store.restore_blob(&digest).await.unwrap();
+    assert!(store.read_record(&key, std::slice::from_ref(scope)).await.unwrap().is_some());
+    assert_eq!(store.list_trash().await.unwrap(), []);
+    store.discard_blob(&digest).await.unwrap();
+    store.destroy_blob(&digest).await.unwrap();
+    store.restore_blob(&digest).await.unwrap();
+    assert_eq!(store.missing_blobs(&[digest]).await.unwrap(), [digest]);
+    for _ in 0..2 {
+        store.remove_record(scope, &key).await.unwrap();
+        store.discard_blob(&digest).await.unwrap();
+        store.destroy_blob(&digest).await.unwrap();
+    }
+    assert_eq!(store.list_records().await.unwrap(), []);
+    assert_eq!(store.peek_record(scope, &key).await.unwrap(), None);
+    let name: DocumentName = "dated/x/y".parse().unwrap();
+    store.write_document(&name, "".into(), Expected::Absent).await.unwrap().unwrap();
+    let dated = store.dated_documents(&"dated".parse().unwrap()).await.unwrap();
+    assert_eq!(dated.iter().map(|(name, _)| name).collect::<Vec<_>>(), [&name]);
+}
+
+async fn documents(store: &dyn Backend) {
+    let name = |text: &str| text.parse::<DocumentName>().unwrap();
+    let (tag, folder) = (name("repo/tag/v1"), name("repo/tag"));
+    assert_eq!(store.read_document(&tag).await.unwrap(), None);
+    assert!(!store.remove_document(&tag, Expected::Anything).await.unwrap());
+    let first = store.write_document(&tag, "one".into(), Expected::Absent).await.unwrap().unwrap();
+    assert_eq!(store.write_document(&tag, "two".into(), Expected::Absent).await.unwrap(), None);
+    let read = store.read_document(&tag).await.unwrap().unwrap();
+    assert_eq!((&read.bytes[..], &read.version), (&b"one"[..], &first));
+    let unchanged = |version: &Version| Expected::Unchanged(version.clone());
+    let second = store.write_document(&tag, "two".into(), unchanged(&first)).await.unwrap().unwrap();
+    assert_ne!(first, second);
+    assert_eq!(store.write_document(&tag, "three".into(), unchanged(&first)).await.unwrap(), None);
+    assert!(!store.remove_document(&tag, unchanged(&first)).await.unwrap());
+    assert!(!store.remove_document(&tag, Expected::Absent).await.unwrap());
+    store.write_document(&tag, "four".into(), Expected::Anything).await.unwrap().unwrap();
+    // A document may have the name of a folder; the order is that of bytes, where `-` comes before `/`.
+    for more in ["repo/tag", "repo/tag/v1/deep", "repo/tag/v1-x", "repo/tag/a", "repo/tags"] {
+        store.write_document(&name(more), more.to_owned().into(), Expected::Absent).await.unwrap().unwrap();
+    }
+    let all: Vec<_> = ["repo/tag/a", "repo/tag/v1", "repo/tag/v1-x", "repo/tag/v1/deep"].map(name).into();
+    assert_eq!(store.list_documents(&folder, None, 100).await.unwrap(), all);
+    assert_eq!(store.list_documents(&folder, None, 2).await.unwrap(), all[..2]);
+    assert_eq!(store.list_documents(&folder, Some(&all[1]), 100).await.unwrap(), all[2..]);
+    assert_eq!(store.list_documents(&name("nothing"), None, 100).await.unwrap(), []);
+    assert_eq!(&store.read_document(&name("repo/tag")).await.unwrap().unwrap().bytes[..], b"repo/tag");
+    assert!(store.remove_document(&tag, Expected::Anything).await.unwrap());
+    assert_eq!(store.read_document(&tag).await.unwrap(), None);
+    assert_eq!(store.list_documents(&folder, None, 1).await.unwrap(), all[..1]);
+}
+
 #[tokio::test]
 async fn memory() {
-    keeps_the_contract(&MemoryStore::new()).await;
+    serves(Arc::new(MemoryStore::new())).await;
+}
+
+#[tokio::test]
+async fn object_storage() {
+    let objects = Arc::new(object_store::memory::InMemory::new());
+    for prefix in ["", "a/prefix"] {
+        let empty = object_store::memory::InMemory::new();
+        can_be_looked_after(&ObjectStore::new(Arc::new(empty), prefix, "memory".to_owned())).await;
+        serves(Arc::new(ObjectStore::new(objects.clone(), prefix, "memory".to_owned()))).await;
+    }
 }
 
 #[tokio::test]
 async fn local_directory() {
     let (_root, store) = super::directory();
-    keeps_the_contract(&store).await;
+    can_be_looked_after(&store).await;
+    let (_root, store) = super::directory();
+    serves(Arc::new(store)).await;
 }
 
 #[tokio::test]
 async fn shared_directory() {
     let root = tempfile::tempdir().unwrap();
     let store = DirectoryStore::open_shared(root.path(), SystemTime::now).unwrap();
-    keeps_the_contract(&store).await;
+    serves(Arc::new(store)).await;
     let again = DirectoryStore::open_shared(root.path(), SystemTime::now).unwrap();
     let key = sample("make").0.key();
     assert!(again.read_record(&key, &scopes()).await.unwrap().is_some());
@@ -149,7 +294,7 @@ async fn many_writers_agree_on_one_record() {
     assert!(winners.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
-pub(super) fn hex_file(root: &std::path::Path, hex: &str) -> std::path::PathBuf {
+pub(crate) fn hex_file(root: &std::path::Path, hex: &str) -> std::path::PathBuf {
     let mut entries = walkdir::WalkDir::new(root).into_iter().filter_map(Result::ok);
     entries.find(|entry| entry.file_name() == hex).unwrap().into_path()
 }

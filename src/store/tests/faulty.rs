@@ -1,5 +1,6 @@
 //! A store that goes wrong on purpose, in the same way for the same seed.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -101,6 +102,16 @@ impl Store for FaultyStore {
             fs_err::write(destination, bytes).unwrap();
         }
         Ok(found)
+    }
+
+    async fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        self.trouble().await?;
+        self.inner.blob_size(digest).await
+    }
+
+    async fn read_range(&self, digest: &Digest, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
+        self.trouble().await?;
+        self.inner.read_range(digest, range).await
     }
 
     async fn write_blob(&self, digest: &Digest, source: BlobSource) -> Result<bool, StoreError> {

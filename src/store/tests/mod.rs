@@ -1,7 +1,7 @@
 //! Tests of the stores: the contract for each of them, and what happens when things go wrong.
 
 mod cache;
-mod contract;
+pub(crate) mod contract;
 mod crash;
 mod directory;
 mod faulty;
@@ -17,7 +17,7 @@ use crate::layer::{LayerDescriptor, MediaType, Timestamp};
 use crate::record::{Preimage, Record, Scope};
 
 /// A record of one layer, and its blobs: the layer and the TOC.
-pub(super) fn sample(name: &str) -> (Record, [Bytes; 2]) {
+pub(crate) fn sample(name: &str) -> (Record, [Bytes; 2]) {
     let layer = Bytes::from(format!("layer of {name} ").repeat(1000));
     let toc = Bytes::from(format!("toc of {name}"));
     let mut preimage = Preimage::default();
@@ -43,7 +43,7 @@ pub(super) fn sample(name: &str) -> (Record, [Bytes; 2]) {
 }
 
 /// Stores the sample's blobs and then its record.
-pub(super) async fn store_sample(store: &dyn Store, name: &str) -> Record {
+pub(crate) async fn store_sample(store: &dyn Store, name: &str) -> Record {
     let (record, blobs) = sample(name);
     for blob in blobs {
         store.write_blob(&Digest::of(&blob), BlobSource::Bytes(blob)).await.unwrap();

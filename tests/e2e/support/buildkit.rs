@@ -6,6 +6,15 @@ use std::time::{Duration, Instant};
 
 use super::{Context, Output, base, text};
 
+/// Registries of this machine speak plain HTTP.
+const PLAIN_HTTP: &str = "[registry.\"127.0.0.1\"]\nhttp = true\n";
+
+/// A program that `./test` builds with Go, if it was built.
+pub(crate) fn go_tool(name: &str) -> Option<PathBuf> {
+    let program = PathBuf::from(std::env::var_os("BUILDKIT_BIN")?).join(name);
+    program.exists().then_some(program)
+}
+
 /// A daemon of its own for one test, gone when dropped.
 pub(crate) struct BuildKit {
     daemon: Child,
@@ -20,11 +29,14 @@ impl BuildKit {
         let runtime = Command::new("sh").args(["-c", "command -v runc"]).output().unwrap().stdout;
         let runtime = String::from_utf8(runtime).unwrap();
         let socket = format!("unix://{}", context.path("buildkit.socket").display());
+        let log = context.path("buildkitd.log");
         let daemon = Command::new(programs.join("buildkitd"))
             .args([
                 "--oci-worker=true",
                 "--containerd-worker=false",
                 "--oci-worker-net=host",
+                "--config",
+                text(&context.write("buildkitd.toml", PLAIN_HTTP)),
                 "--allow-insecure-entitlement=network.host",
                 "--allow-insecure-entitlement=security.insecure",
                 "--addr",
@@ -32,15 +44,22 @@ impl BuildKit {
             ])
             .args(["--oci-worker-binary", runtime.trim(), "--root"])
             .arg(context.path("buildkit"))
+            // By default all daemons of a machine take the same, and of two that start together one fails.
+            .arg("--otel-socket-path")
+            .arg(context.path("otel.socket"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(std::fs::File::create(&log).unwrap())
             .spawn()
             .unwrap_or_else(|error| panic!("BUILDKIT_BIN={}: buildkitd: {error}", programs.display()));
-        let buildkit = Self { daemon, client: programs.join("buildctl"), socket };
+        let mut buildkit = Self { daemon, client: programs.join("buildctl"), socket };
         let started = Instant::now();
         while !buildkit.command(context).args(["debug", "workers"]).output().status.success() {
-            assert!(started.elapsed() < Duration::from_mins(2), "buildkitd did not start");
+            let ended = buildkit.daemon.try_wait().unwrap();
+            let said = || std::fs::read_to_string(&log).unwrap();
+            assert!(ended.is_none(), "buildkitd has ended: {}", said());
+            // On a machine that has a lot else to do it takes its time.
+            assert!(started.elapsed() < Duration::from_mins(5), "buildkitd did not start: {}", said());
             std::thread::sleep(Duration::from_millis(50));
         }
         Some(buildkit)

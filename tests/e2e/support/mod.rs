@@ -9,12 +9,16 @@ pub(crate) mod buildkit;
 pub(crate) mod chance;
 pub(crate) mod counting;
 pub(crate) mod disk;
+pub(crate) mod docker;
 pub(crate) mod hostile;
 pub(crate) mod http;
 pub(crate) mod lab;
+#[path = "../../tools/link/link.rs"]
+pub(crate) mod link;
 pub(crate) mod oci;
 pub(crate) mod registry;
 pub(crate) mod repository;
+pub(crate) mod server;
 pub(crate) mod terminal;
 
 use std::ffi::{OsStr, OsString};

@@ -1,0 +1,160 @@
+//! Blobs: whether they are there, and their bytes.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
+
+use super::{PROTOCOL, QUESTION_BYTES_MAX, bytes, created, digest};
+use crate::digest::Digest;
+use crate::server::Server;
+use crate::server::access::Access;
+use crate::server::body::{Incoming, Spool};
+use crate::server::error::Refusal;
+use crate::server::stream::{self, Asked};
+
+/// Digests in one question.
+const DIGESTS_MAX: usize = 16_384;
+
+/// Ranges in one question, and the bytes of their answer.
+const RANGES_MAX: usize = 4096;
+const RANGES_BYTES_MAX: u64 = 64 << 20;
+
+#[derive(Deserialize)]
+pub(super) struct Question {
+    digests: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    missing: Vec<String>,
+}
+
+/// `POST /blobs/missing`
+pub(super) async fn missing(
+    State(server): State<Arc<Server>>,
+    Extension(access): Extension<Access>,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let question: Question = json(&server, body).await?;
+    if question.digests.len() > DIGESTS_MAX {
+        return Err(Refusal::too_large(format!("ask for {DIGESTS_MAX} digests at a time")));
+    }
+    let digests = question.digests.iter().map(|text| digest(text)).collect::<Result<Vec<_>, _>>()?;
+    let missing = access.backend.missing_blobs(&digests).await?;
+    Ok(Json(Answer { missing: missing.iter().map(ToString::to_string).collect() }).into_response())
+}
+
+/// `GET` and `HEAD /blobs/{digest}`
+pub(super) async fn get(
+    State(server): State<Arc<Server>>,
+    Extension(access): Extension<Access>,
+    Path(name): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let digest = digest(&name)?;
+    let size = access.backend.blob_size(&digest).await?;
+    server.metrics.looked_up(&access.grant.tenant, PROTOCOL, "blob", size.is_some());
+    let size = size.ok_or_else(Refusal::not_found)?;
+    let asked = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+    let (status, range) = match asked.map(|text| stream::range(text, size)) {
+        None | Some(Asked::Everything) => (StatusCode::OK, 0..size),
+        Some(Asked::Part(part)) => (StatusCode::PARTIAL_CONTENT, part),
+        Some(Asked::Nothing) => {
+            let range = [(header::CONTENT_RANGE, format!("bytes */{size}"))];
+            return Ok((StatusCode::RANGE_NOT_SATISFIABLE, range).into_response());
+        }
+    };
+    let mut head = HeaderMap::new();
+    head.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/octet-stream"));
+    head.insert(header::ACCEPT_RANGES, header::HeaderValue::from_static("bytes"));
+    head.insert(header::CONTENT_LENGTH, (range.end - range.start).into());
+    if status == StatusCode::PARTIAL_CONTENT
+        && let Ok(value) = format!("bytes {}-{}/{size}", range.start, range.end - 1).parse()
+    {
+        head.insert(header::CONTENT_RANGE, value);
+    }
+    if method == Method::HEAD {
+        return Ok((status, head).into_response());
+    }
+    server.metrics.sent(PROTOCOL, range.end - range.start);
+    Ok((status, head, stream::blob(server, access, digest, range, size)).into_response())
+}
+
+#[derive(Deserialize)]
+pub(super) struct Ranges {
+    /// Each `[start, end]`, the end not included.
+    ranges: Vec<(u64, u64)>,
+}
+
+/// `POST /blobs/{digest}/ranges`: the bytes of many ranges, one behind the other.
+pub(super) async fn ranges(
+    State(server): State<Arc<Server>>,
+    Extension(access): Extension<Access>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let digest = digest(&name)?;
+    let asked: Ranges = json(&server, body).await?;
+    let size = access.backend.blob_size(&digest).await?;
+    server.metrics.looked_up(&access.grant.tenant, PROTOCOL, "ranges", size.is_some());
+    let size = size.ok_or_else(Refusal::not_found)?;
+    let mut total = 0_u64;
+    for (start, end) in &asked.ranges {
+        if start > end || *end > size {
+            return Err(Refusal::bad(format!("the range {start} to {end} is none of {size} bytes")));
+        }
+        total = total.saturating_add(end - start);
+    }
+    if asked.ranges.len() > RANGES_MAX || total > RANGES_BYTES_MAX {
+        let message = format!("ask for {RANGES_MAX} ranges and {RANGES_BYTES_MAX} bytes at a time");
+        return Err(Refusal::too_large(message));
+    }
+    let mut answer = Vec::with_capacity(usize::try_from(total).unwrap_or(0));
+    for (start, end) in asked.ranges {
+        let part = access.backend.read_range(&digest, start..end).await?;
+        answer.extend_from_slice(&part.ok_or_else(Refusal::not_found)?);
+    }
+    server.metrics.sent(PROTOCOL, total);
+    Ok(bytes(answer))
+}
+
+/// `PUT /blobs/{digest}`
+pub(super) async fn put(
+    State(server): State<Arc<Server>>,
+    Extension(access): Extension<Access>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Result<StatusCode, Refusal> {
+    let digest = digest(&name)?;
+    if !access.grant.may_upload() {
+        return Err(Refusal::denied("this token may not write anything"));
+    }
+    let limits = &server.settings.limits;
+    let spool = Spool::new(server.storage.spool(), digest.algorithm())?;
+    let spool = Incoming::new(body, limits.idle, limits.blob_bytes_max).spool(spool).await?;
+    server.metrics.received(PROTOCOL, spool.size());
+    adopt(&access, &digest, spool).await.map(created)
+}
+
+/// Makes what was received a blob, if it is what its digest says.
+pub(super) async fn adopt(access: &Access, digest: &Digest, spool: Spool) -> Result<bool, Refusal> {
+    let (path, found) = spool.finish();
+    if found != *digest {
+        let message = format!("the content has digest {found}, and not {digest}");
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "mismatch", message));
+    }
+    Ok(access.backend.adopt_file(digest, &path).await?)
+}
+
+/// A question in JSON.
+pub(super) async fn json<T: serde::de::DeserializeOwned>(server: &Server, body: Body) -> Result<T, Refusal> {
+    let text: Bytes = Incoming::new(body, server.settings.limits.idle, QUESTION_BYTES_MAX).read().await?;
+    serde_json::from_slice(&text)
+        .map_err(|error| Refusal::bad(format!("the body is not what it should be: {error}")))
+}

@@ -1,0 +1,127 @@
+//! The bytes of blobs on their way out.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use axum::body::Body;
+
+use super::Server;
+use super::access::Access;
+use crate::digest::{Digest, Hasher};
+
+/// How much of a blob is in memory at a time, for each reader.
+const PIECE: u64 = 1 << 20;
+
+/// The bytes of a range, a piece at a time. A whole blob is verified on its way: if it is damaged, the answer breaks off
+/// before its end, and the blob is absent from then on.
+pub(super) fn blob(
+    server: Arc<Server>,
+    access: Access,
+    digest: Digest,
+    range: Range<u64>,
+    size: u64,
+) -> Body {
+    let hasher = (range == (0..size)).then(|| Hasher::new(digest.algorithm()));
+    let state = (range, hasher);
+    Body::from_stream(futures_util::stream::try_unfold(state, move |(range, hasher)| {
+        let (server, access) = (Arc::clone(&server), access.clone());
+        async move {
+            if range.is_empty() {
+                return Ok(None);
+            }
+            let end = range.end.min(range.start + PIECE);
+            let piece = access.backend.read_range(&digest, range.start..end).await;
+            let piece = piece.map_err(std::io::Error::other)?;
+            let piece = piece.filter(|piece| piece.len() as u64 == end - range.start);
+            let Some(piece) = piece else {
+                return Err(std::io::Error::other("the blob went away"));
+            };
+            let Some(mut hasher) = hasher else { return Ok(Some((piece, (end..range.end, None)))) };
+            let (piece, hasher) = if piece.len() < 64 << 10 {
+                hasher.update(&piece);
+                (piece, hasher)
+            } else {
+                tokio::task::spawn_blocking(move || {
+                    hasher.update(&piece);
+                    (piece, hasher)
+                })
+                .await
+                .map_err(std::io::Error::other)?
+            };
+            if end == range.end {
+                let found = hasher.finish();
+                if found != digest {
+                    damaged(&server, &access, &digest).await;
+                    return Err(std::io::Error::other("the blob is damaged"));
+                }
+                return Ok(Some((piece, (end..range.end, None))));
+            }
+            Ok(Some((piece, (end..range.end, Some(hasher)))))
+        }
+    }))
+}
+
+async fn damaged(server: &Server, access: &Access, digest: &Digest) {
+    server.metrics.damaged.inc();
+    tracing::error!(%digest, tenant = %access.grant.tenant, "a blob is damaged, and is put aside");
+    if let Err(error) = access.backend.quarantine_blob(digest).await {
+        tracing::error!(%digest, error = crate::hint::with_causes(&error), "it could not be put aside");
+    }
+}
+
+/// What a `Range` header asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// What is no range, or several: the header is ignored (RFC 9110, 14.2).
+    Everything,
+    /// Some bytes.
+    Part(Range<u64>),
+    /// Bytes that are not there.
+    Nothing,
+}
+
+/// Reads a `Range` header about a blob of `size` bytes.
+pub(super) fn range(text: &str, size: u64) -> Asked {
+    let Some((first, last)) = text.strip_prefix("bytes=").and_then(|range| range.trim().split_once('-'))
+    else {
+        return Asked::Everything;
+    };
+    let number =
+        |text: &str| text.parse::<u64>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let part = match (number(first), number(last)) {
+        (None, Some(length)) if first.is_empty() => size.saturating_sub(length)..size,
+        (Some(first), None) if last.is_empty() => first..size,
+        (Some(first), Some(last)) if first <= last => first..last.saturating_add(1).min(size),
+        _ => return Asked::Everything,
+    };
+    if part.start < part.end { Asked::Part(part) } else { Asked::Nothing }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_headers() {
+        let part = |start, end| Asked::Part(start..end);
+        for (text, expected) in [
+            ("bytes=0-0", part(0, 1)),
+            ("bytes=500-1499", part(500, 1499 + 1)),
+            ("bytes=500-", part(500, 2048)),
+            ("bytes=-500", part(1548, 2048)),
+            ("bytes=-5000", part(0, 2048)),
+            ("bytes=2000-5000", part(2000, 2048)),
+            ("bytes=5000-10000", Asked::Nothing),
+            ("bytes=-0", Asked::Nothing),
+            ("bytes=500-0", Asked::Everything),
+            ("bytes=0-1,3-4", Asked::Everything),
+            ("bytes=+1-2", Asked::Everything),
+            ("bytes=-", Asked::Everything),
+            ("lines=1-2", Asked::Everything),
+            ("bytes=0-18446744073709551615", part(0, 2048)),
+        ] {
+            assert_eq!(range(text, 2048), expected, "{text}");
+        }
+        assert_eq!(range("bytes=0-", 0), Asked::Nothing);
+    }
+}
