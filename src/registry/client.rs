@@ -357,11 +357,25 @@ impl Client {
         transfer::download(self.transport(), retry, &place, request, blob, destination, progress).await
     }
 
-    /// Whether the repository has the blob.
+    /// Whether the repository, to which something is to be pushed, has the blob.
     pub async fn has_blob(&self, reference: &Reference, digest: &Digest) -> Result<bool, RegistryError> {
+        self.looks_for_blob(reference, digest, Access::push(reference.repository())).await
+    }
+
+    /// Whether the blob can be pulled from the repository.
+    pub async fn offers_blob(&self, reference: &Reference, digest: &Digest) -> Result<bool, RegistryError> {
+        self.looks_for_blob(reference, digest, Access::pull(reference.repository())).await
+    }
+
+    async fn looks_for_blob(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        access: Access,
+    ) -> Result<bool, RegistryError> {
         let place = Place::new(reference, format!("looking for blob {digest}"));
         let url = self.transport().url(reference, &format!("blobs/{digest}"))?;
-        let mut request = Request::new(Method::HEAD, url, Access::push(reference.repository()));
+        let mut request = Request::new(Method::HEAD, url, access);
         // A registry that redirects has the blob. Following could fail: the address may be signed for GET only.
         request.redirects = false;
         let expected = [

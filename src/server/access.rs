@@ -22,6 +22,8 @@ const CREDENTIALS_BYTES_MAX: usize = 16 << 10;
 #[derive(Clone, Debug)]
 pub(super) struct Access {
     pub(super) grant: Arc<Grant>,
+    /// Names the token among those of the tenant, in the form of a segment of a document's name.
+    pub(super) holder: String,
     pub(super) backend: Arc<dyn Backend>,
 }
 
@@ -65,16 +67,17 @@ pub(super) async fn identify_registry(
 }
 
 async fn access(server: &Server, headers: &HeaderMap, anonymous: Option<Grant>) -> Result<Access, Refusal> {
-    let grant = if server.settings.no_auth {
-        Some(Grant::everything())
+    let nobody = |grant: Grant| ("anybody".to_owned(), grant);
+    let found = if server.settings.no_auth {
+        Some(nobody(Grant::everything()))
     } else {
         match credentials(headers) {
             Some(text) => server.tokens.check(&text).await?,
             None if headers.contains_key(header::AUTHORIZATION) => None,
-            None => anonymous,
+            None => anonymous.map(nobody),
         }
     };
-    let Some(grant) = grant else {
+    let Some((holder, grant)) = found else {
         let message = "give a token: `Authorization: Bearer …`, or as the password of Basic";
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message));
     };
@@ -82,7 +85,7 @@ async fn access(server: &Server, headers: &HeaderMap, anonymous: Option<Grant>) 
         tracing::error!(error = crate::hint::with_causes(&error), "the tenant's storage failed");
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "storage", "the storage does not work")
     })?;
-    Ok(Access { grant: Arc::new(grant), backend })
+    Ok(Access { grant: Arc::new(grant), holder, backend })
 }
 
 /// The token of a request: as a bearer's, or as the password of Basic.

@@ -181,3 +181,21 @@ impl Incoming {
         Ok(gathered.freeze())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A byte now and then keeps nobody's place for ever.
+    #[tokio::test]
+    async fn what_drips_is_ended() {
+        let drip = || Body::from_stream(futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>("x")));
+        let since = |age: Duration| Instant::now().checked_sub(age).unwrap();
+        let incoming = |started| Incoming { started, ..Incoming::new(drip(), GRACE, 1000) };
+        let refused = incoming(since(GRACE + Duration::from_secs(1))).read().await.unwrap_err();
+        assert_eq!(refused.status(), StatusCode::REQUEST_TIMEOUT);
+        // What has just begun may still become fast.
+        let refused = incoming(Instant::now()).read().await.unwrap_err();
+        assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    }
+}

@@ -20,6 +20,7 @@ use super::Server;
 use super::identity::Tenant;
 use super::oci;
 use super::storage::Storage;
+use super::visible;
 use crate::digest::Digest;
 use crate::record::{Key, Scope};
 use crate::store::{Backend, DocumentName, Expected, OpenError, StoreError};
@@ -29,6 +30,9 @@ const READS: usize = 32;
 
 /// A lease lasts a minute at most; its document is removed when it is older than this.
 const LEASE_KEPT: Duration = Duration::from_hours(1);
+
+/// Who has sent a blob names it in a record at the end of a step, or of nothing.
+const SENT_KEPT: Duration = Duration::from_hours(24);
 
 /// Without an age for everything, what was mirrored goes when nobody has asked for it for so long.
 const MIRRORED: Duration = Duration::from_hours(30 * 24);
@@ -222,6 +226,13 @@ impl Inventory {
         }
     }
 
+    /// The blobs that records name which stay, and their scopes.
+    fn named(&self) -> HashSet<(Digest, Scope)> {
+        let kept = self.records.iter().enumerate().filter(|(index, _)| !self.evicted.contains(index));
+        kept.flat_map(|(_, record)| record.blobs.iter().map(|digest| (*digest, record.scope.clone())))
+            .collect()
+    }
+
     /// Removes what was decided on.
     async fn apply(&self, limit: SystemTime, report: &mut GcReport) -> Result<(), StoreError> {
         for index in &self.evicted {
@@ -380,6 +391,8 @@ pub async fn collect(
         let unused = before(now, policy.max_age.unwrap_or(MIRRORED));
         inventory.sweep_mirrors(&policy.mirrors, unused.min(limit)).await?;
         inventory.sweep_leases(before(now, LEASE_KEPT)).await?;
+        let sent = before(now, SENT_KEPT).min(limit);
+        visible::settle(&*inventory.backend, inventory.named(), limit, sent).await?;
         usage.push(measure(inventory.tenant.clone(), &inventory.backend).await?);
     }
     Ok((report, usage))

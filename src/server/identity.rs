@@ -249,6 +249,12 @@ impl Grant {
         self.write.iter().any(|pattern| pattern.allows(scope))
     }
 
+    /// Whether there is nothing that it may not see: every scope's records and every repository's content. What such a
+    /// caller could see and others not is only what somebody has sent and not named yet.
+    pub fn sees_everything(&self) -> bool {
+        self.read.contains(&ScopePattern::Any) && self.pull.contains(&RepositoryPattern::any())
+    }
+
     /// Whether anything may be written: blobs belong to no scope, and a blob that no record names is nothing but space.
     pub fn may_upload(&self) -> bool {
         !self.write.is_empty()

@@ -26,6 +26,7 @@ mod storage;
 mod stream;
 mod tokens;
 mod uploads;
+mod visible;
 
 use std::sync::Arc;
 
@@ -55,6 +56,7 @@ pub struct Server {
     /// Who is believed, and what they may do.
     oidc: Option<(oidc::Verifier, Policy)>,
     mirrors: oci::Mirrors,
+    visible: visible::Visible,
 }
 
 impl Server {
@@ -67,6 +69,7 @@ impl Server {
         let mirrors = oci::Mirrors::new(settings.mirrors.clone(), settings.registry.clone());
         Arc::new(Self {
             mirrors,
+            visible: visible::Visible::default(),
             oidc,
             settings,
             storage,

@@ -218,8 +218,8 @@ impl Tokens {
         Ok(ids)
     }
 
-    /// What the holder of `text` may do; `None` if it is no token, or none any more.
-    pub(super) async fn check(&self, text: &str) -> Result<Option<Grant>, StoreError> {
+    /// Who the holder of `text` is, which is no secret, and what they may do; `None` if it is no token, or none any more.
+    pub(super) async fn check(&self, text: &str) -> Result<Option<(String, Grant)>, StoreError> {
         let of = |kind: Kind| Some((kind, text.strip_prefix(kind.prefix())?.split_once('.')?.0));
         let Some((kind, id)) = of(Kind::Token).or_else(|| of(Kind::Session)) else { return Ok(None) };
         // Looked up by id, compared by digest: how long either takes says nothing about the secret.
@@ -239,7 +239,7 @@ impl Tokens {
         };
         let digest = Digest::of(text).hex();
         let good = |token: &Token| token.digest == digest && !token.is_over(now);
-        Ok(token.filter(good).map(|token| token.grant()))
+        Ok(token.filter(good).map(|token| (format!("{}-{}", kind.folder(), token.id), token.grant())))
     }
 
     /// Takes note that a proof of identity was used, which is good until `end`; `false` if it was used before. Whoever copies
@@ -344,7 +344,8 @@ mod tests {
         assert!(tokens.is_empty().await.unwrap());
         let (text, token) = tokens.create(new(None)).await.unwrap();
         let (over, _) = tokens.create(new(Some(Duration::ZERO))).await.unwrap();
-        let grant = tokens.check(&text).await.unwrap().unwrap();
+        let (who, grant) = tokens.check(&text).await.unwrap().unwrap();
+        assert_eq!(who, format!("tokens-{}", token.id));
         assert_eq!((grant.name.as_str(), grant.write.len()), ("ci", 1));
         assert_eq!(tokens.check(&over).await.unwrap(), None);
         let mut forged = text.clone();

@@ -141,6 +141,12 @@ pub trait Backend: Store {
     /// Removes a document if it is in the state expected; whether one was removed.
     async fn remove_document(&self, name: &DocumentName, expected: Expected) -> Result<bool, StoreError>;
 
+    /// Removes a document that is written under no condition but `Anything`, and leaves nothing of it. Who writes it at the
+    /// same time may find it removed.
+    async fn drop_document(&self, name: &DocumentName) -> Result<(), StoreError> {
+        self.remove_document(name, Expected::Anything).await.map(|_| ())
+    }
+
     /// The names of the documents below `folder`, at any depth, in the order of their bytes: the first `limit` of those
     /// that come after `after`.
     async fn list_documents(

@@ -45,8 +45,13 @@ pub(super) async fn missing(
         return Err(Refusal::too_large(format!("ask for {DIGESTS_MAX} digests at a time")));
     }
     let digests = question.digests.iter().map(|text| digest(text)).collect::<Result<Vec<_>, _>>()?;
-    let missing = access.backend.missing_blobs(&digests).await?;
-    Ok(Json(Answer { missing: missing.iter().map(ToString::to_string).collect() }).into_response())
+    let mut there = server.visible.seen(&access, digests.iter().copied()).await?;
+    let asked: Vec<_> = digests.iter().filter(|digest| there.contains(digest)).copied().collect();
+    for missing in access.backend.missing_blobs(&asked).await? {
+        there.remove(&missing);
+    }
+    let missing = digests.iter().filter(|digest| !there.contains(digest)).map(ToString::to_string).collect();
+    Ok(Json(Answer { missing }).into_response())
 }
 
 /// `GET` and `HEAD /blobs/{digest}`
@@ -58,7 +63,7 @@ pub(super) async fn get(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let digest = digest(&name)?;
-    let size = access.backend.blob_size(&digest).await?;
+    let size = size(&server, &access, &digest).await?;
     server.metrics.looked_up(&access.grant.tenant, PROTOCOL, "blob", size.is_some());
     let size = size.ok_or_else(Refusal::not_found)?;
     let asked = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
@@ -86,6 +91,15 @@ pub(super) async fn get(
     Ok((status, head, stream::blob(server, access, digest, range, size)).into_response())
 }
 
+/// The size of a blob that is there and may be seen. What may not be seen is not even looked for, so that the time of an
+/// answer says nothing of it.
+async fn size(server: &Server, access: &Access, digest: &Digest) -> Result<Option<u64>, Refusal> {
+    if !server.visible.sees(access, digest).await? {
+        return Ok(None);
+    }
+    Ok(access.backend.blob_size(digest).await?)
+}
+
 #[derive(Deserialize)]
 pub(super) struct Ranges {
     /// Each `[start, end]`, the end not included.
@@ -101,7 +115,7 @@ pub(super) async fn ranges(
 ) -> Result<Response, Refusal> {
     let digest = digest(&name)?;
     let asked: Ranges = json(&server, body).await?;
-    let size = access.backend.blob_size(&digest).await?;
+    let size = size(&server, &access, &digest).await?;
     server.metrics.looked_up(&access.grant.tenant, PROTOCOL, "ranges", size.is_some());
     let size = size.ok_or_else(Refusal::not_found)?;
     let mut total = 0_u64;
@@ -139,17 +153,24 @@ pub(super) async fn put(
     let spool = Spool::new(server.storage.spool(), digest.algorithm())?;
     let spool = Incoming::new(body, limits.idle, limits.blob_bytes_max).spool(spool).await?;
     server.metrics.received(PROTOCOL, spool.size());
-    adopt(&access, &digest, spool).await.map(created)
+    adopt(&server, &access, &digest, spool).await.map(created)
 }
 
 /// Makes what was received a blob, if it is what its digest says.
-pub(super) async fn adopt(access: &Access, digest: &Digest, spool: Spool) -> Result<bool, Refusal> {
+pub(super) async fn adopt(
+    server: &Server,
+    access: &Access,
+    digest: &Digest,
+    spool: Spool,
+) -> Result<bool, Refusal> {
     let (path, found) = spool.finish();
     if found != *digest {
         let message = format!("the content has digest {found}, and not {digest}");
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "mismatch", message));
     }
-    Ok(access.backend.adopt_file(digest, &path).await?)
+    let is_new = access.backend.adopt_file(digest, &path).await?;
+    server.visible.sent(access, digest).await?;
+    Ok(is_new)
 }
 
 /// A question in JSON.

@@ -9,11 +9,13 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 
 use super::{PROTOCOL, bytes, created, digest};
+use crate::digest::Digest;
 use crate::record::{BUNDLE_BYTES_MAX, Bundle, BundleName, Key, RECORD_BYTES_MAX, Record, Scope};
 use crate::server::Server;
 use crate::server::access::Access;
 use crate::server::body::Incoming;
 use crate::server::error::Refusal;
+use crate::store::StoreError;
 
 /// Scopes in one question.
 const SCOPES_MAX: usize = 16;
@@ -58,6 +60,7 @@ pub(super) async fn get(
     let record = access.backend.read_record(&key, &scopes).await?;
     server.metrics.looked_up(&access.grant.tenant, PROTOCOL, "record", record.is_some());
     let record = record.ok_or_else(Refusal::not_found)?;
+    server.visible.learn(&access, &record);
     used(&access, vec![(record.scope.clone(), key)]);
     Ok(bytes(record.encode()))
 }
@@ -90,7 +93,16 @@ pub(super) async fn put(
         return Err(Refusal::bad(format!("this record has the key {}", record.key())));
     }
     may_write(&access, &record.scope)?;
+    // Naming a blob makes it readable for all who read the scope: only who may see it can do that.
+    let mut blobs: Vec<Digest> = record.blobs().chain(record.log).collect();
+    let seen = server.visible.seen(&access, blobs.iter().copied()).await?;
+    if let Some(missing) = record.blobs().find(|blob| !seen.contains(blob)) {
+        return Err(StoreError::Incomplete { key, missing, location: access.backend.location() }.into());
+    }
+    blobs.retain(|blob| seen.contains(blob));
+    server.visible.publish(&access, &record.scope, &blobs).await?;
     let winner = access.backend.write_record(&record).await?;
+    server.visible.learn(&access, &winner);
     Ok((created(winner == record), bytes(winner.encode())).into_response())
 }
 
@@ -107,8 +119,13 @@ pub(super) async fn get_bundle(
     let mut bundle = bundle.ok_or_else(Refusal::not_found)?;
     bundle.steps.retain(|step| access.grant.may_read(&step.record.scope));
     let blobs: Vec<_> = bundle.steps.iter().flat_map(|step| step.record.blobs()).collect();
-    let missing = access.backend.missing_blobs(&blobs).await?;
-    bundle.steps.retain(|step| !step.record.blobs().any(|blob| missing.contains(&blob)));
+    // A bundle is what somebody has written: what it names need not be what they may see.
+    let mut there = server.visible.seen(&access, blobs).await?;
+    let asked: Vec<_> = there.iter().copied().collect();
+    for missing in access.backend.missing_blobs(&asked).await? {
+        there.remove(&missing);
+    }
+    bundle.steps.retain(|step| step.record.blobs().all(|blob| there.contains(&blob)));
     used(&access, bundle.steps.iter().map(|step| (step.record.scope.clone(), step.record.key())).collect());
     Ok(bytes(bundle.encode()))
 }

@@ -1,5 +1,6 @@
 //! Uploads in pieces, and blobs that are put together of pieces and of what is there already.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -140,7 +141,7 @@ pub(super) async fn compose(
         }
         server.metrics.uploads.set(server.uploads.len());
     }
-    adopt(&access, &digest, made?).await.map(created)
+    adopt(&server, &access, &digest, made?).await.map(created)
 }
 
 async fn assemble(
@@ -150,10 +151,16 @@ async fn assemble(
     parts: &[Part],
     pack: &mut Option<Spool>,
 ) -> Result<Spool, Refusal> {
+    let blobs = parts.iter().filter_map(|part| part.blob.as_deref());
+    let blobs = blobs.map(self::digest).collect::<Result<HashSet<_>, _>>()?;
+    let seen = server.visible.seen(access, blobs).await?;
     let mut spool = Spool::new(server.storage.spool(), digest.algorithm())?;
     for part in parts {
         let end = part.offset.checked_add(part.length).ok_or_else(|| Refusal::bad("a part has no end"))?;
         let blob = part.blob.as_deref().map(self::digest).transpose()?;
+        if let Some(blob) = blob.filter(|blob| !seen.contains(blob)) {
+            return Err(absent(&blob));
+        }
         let mut at = part.offset;
         while at < end {
             let next = end.min(at + PIECE);
@@ -161,11 +168,7 @@ async fn assemble(
                 (Some(blob), back) => {
                     *pack = back;
                     let bytes = access.backend.read_range(blob, at..next).await?;
-                    bytes.filter(|bytes| bytes.len() as u64 == next - at).ok_or_else(|| {
-                        let message = format!("the blob {blob} is not here, or has no such part");
-                        let refusal = Refusal::new(StatusCode::CONFLICT, "incomplete", message);
-                        refusal.with("missing", blob.to_string())
-                    })?
+                    bytes.filter(|bytes| bytes.len() as u64 == next - at).ok_or_else(|| absent(blob))?
                 }
                 (None, Some(upload)) if next <= upload.size() => {
                     let (back, bytes) = upload.read(at, next - at).await?;
@@ -184,9 +187,14 @@ async fn assemble(
     Ok(spool)
 }
 
-/// Whose uploads they are.
+fn absent(blob: &Digest) -> Refusal {
+    let message = format!("the blob {blob} is not here, or has no such part");
+    Refusal::new(StatusCode::CONFLICT, "incomplete", message).with("missing", blob.to_string())
+}
+
+/// Whose uploads they are. Unlike that of an upload of the registry it has three words.
 fn owner(access: &Access) -> String {
-    access.grant.tenant.to_string()
+    format!("token {} {}", access.grant.tenant, access.holder)
 }
 
 fn may_upload(access: &Access) -> Result<(), Refusal> {

@@ -349,12 +349,19 @@ impl Fetch<'_> {
         }
         let flight = self.mirrors.flight((self.repository.access.grant.tenant.clone(), *digest));
         let _alone = flight.lock().await;
-        // Another repository may have it, or whoever was waited for.
-        if self.repository.backend().blob_size(digest).await? != Some(size) {
+        // Whoever was waited for may have brought it.
+        if self.repository.blob(digest).await?.is_some() {
+            return Ok(());
+        }
+        let reference = self.reference(":latest")?;
+        // Another repository may have it. That is for those to know who could have it from the registry anyway.
+        let is_here = self.repository.backend().blob_size(digest).await? == Some(size);
+        let is_offered = is_here && self.client.offers_blob(&reference, digest).await.unwrap_or(false);
+        if !is_offered {
             let directory = self.server.storage.spool().tmp_dir()?;
             let file = directory.path().join("blob");
             let blob = Descriptor::new(media_types::DOCKER_LAYER, *digest, size);
-            let fetched = self.client.fetch_blob(&self.reference(":latest")?, &blob, &file, &|_| ()).await;
+            let fetched = self.client.fetch_blob(&reference, &blob, &file, &|_| ()).await;
             match fetched {
                 Ok(()) => {}
                 Err(error) if error.is_not_found() => return Ok(()),

@@ -205,3 +205,36 @@ async fn nothing_is_wrong_while_it_is_removed() {
     let found: Vec<usize> = futures_util::future::join_all(writers).await;
     assert!(found.iter().sum::<usize>() > 0, "{found:?}");
 }
+
+/// Which scopes a blob is in follows from the records: documents of those that went go, and lost ones are made again.
+#[tokio::test]
+async fn what_is_seen_follows_from_the_records() {
+    for (storage, spool) in [objects(), directory()] {
+        let server = Running::serving(storage.clone(), Settings::new(SystemTime::now)).await;
+        let writer = server.token_for("default", (&["main"], &["main"]), (&[], &[])).await;
+        let (mut record, blobs) = sample("seen");
+        record.scope = scope("main");
+        for blob in blobs {
+            server.store(&writer).write_blob(&Digest::of(&blob), BlobSource::Bytes(blob)).await.unwrap();
+        }
+        server.store(&writer).write_record(&record).await.unwrap();
+        let backend = storage.tenant(&"default".parse().unwrap()).unwrap();
+        let seen = async || {
+            let names = backend.list_documents(&"seen".parse().unwrap(), None, 100).await.unwrap();
+            let of = |kind: &str| names.iter().filter(|name| name.as_str().contains(kind)).count();
+            (of("/scope/main"), of("/sender/tokens-"))
+        };
+        assert_eq!(seen().await, (2, 2));
+        let policy = GcPolicy::default();
+        collect(&storage, &policy, SystemTime::now()).await.unwrap();
+        assert_eq!(seen().await, (2, 2), "all is new");
+        let name = format!("seen/{}/scope/main", record.layers[0].digest);
+        backend.drop_document(&name.parse().unwrap()).await.unwrap();
+        collect(&storage, &policy, SystemTime::now() + Duration::from_hours(30)).await.unwrap();
+        assert_eq!(seen().await, (2, 0), "restored; what was sent has been named, or never will be");
+        let policy = GcPolicy { max_bytes: Some(0), ..policy };
+        collect(&storage, &policy, SystemTime::now() + Duration::from_hours(30)).await.unwrap();
+        assert_eq!(seen().await, (0, 0));
+        drop(spool);
+    }
+}

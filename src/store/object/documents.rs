@@ -76,6 +76,11 @@ impl Backend for ObjectStore {
         Ok(())
     }
 
+    /// Nobody has read a state of it that could come back: there is no need for an object that says it was removed.
+    async fn drop_document(&self, name: &DocumentName) -> Result<(), StoreError> {
+        self.delete(&self.document_name(name)?).await
+    }
+
     async fn read_document(&self, name: &DocumentName) -> Result<Option<Document>, StoreError> {
         match self.state(&self.document_name(name)?).await? {
             State::There(document) => Ok(Some(document)),
