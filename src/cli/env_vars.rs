@@ -29,6 +29,10 @@ pub const CROSSDOCK_STORAGE: &str = "CROSSDOCK_STORAGE";
 pub const CROSSDOCK_LOG_FORMAT: &str = "CROSSDOCK_LOG_FORMAT";
 /// What a server's log has; like `serve --log-level`.
 pub const CROSSDOCK_LOG_LEVEL: &str = "CROSSDOCK_LOG_LEVEL";
+/// Where a server sends traces; like `serve --otlp-endpoint`.
+pub const OTEL_EXPORTER_OTLP_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+/// What a server sends with them.
+pub const OTEL_EXPORTER_OTLP_HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
 /// Directory of the local cache; like `--local-cache`.
 pub const CROSSDOCK_LOCAL: &str = "CROSSDOCK_LOCAL";
 /// Trust domain of the records; like `--cache-scope`.
@@ -125,6 +129,14 @@ pub const ALL: &[EnvVar] = &[
         purpose: "How a server's log is written, unless `--log-format` is given",
     },
     EnvVar { name: CROSSDOCK_LOG_LEVEL, purpose: "What a server's log has, unless `--log-level` is given" },
+    EnvVar {
+        name: OTEL_EXPORTER_OTLP_ENDPOINT,
+        purpose: "Where a server sends traces, unless `--otlp-endpoint` is given",
+    },
+    EnvVar {
+        name: OTEL_EXPORTER_OTLP_HEADERS,
+        purpose: "What it sends with them, as `name=value,…`: what the collector asks for",
+    },
     EnvVar { name: CROSSDOCK_PROGRESS, purpose: "How progress is shown, unless `--progress` is given" },
     EnvVar {
         name: CROSSDOCK_COMPRESSION,

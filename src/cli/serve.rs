@@ -14,13 +14,14 @@ use tracing_subscriber::filter::LevelFilter;
 use super::admin::GcConfig;
 use super::args::{Format, LogFormat, LogLevel, ServeCommand, StorageArgs, TokenCommand, TokenCreateCommand};
 use super::backend::{ObjectSettings, open_objects};
+use super::env_vars;
 use super::environment::Environment;
 use super::error::{CliError, ExitStatus};
 use super::policy::{AnonymousConfig, OidcConfig};
 use crate::bytes::ByteSize;
 use crate::registry;
 use crate::server::{
-    self, Anonymous, GcPolicy, Issuer, Limits, MirrorSource, NewToken, Policy, RepositoryPattern, Rule,
+    self, Anonymous, GcPolicy, Issuer, Limits, MirrorSource, NewToken, Otlp, Policy, RepositoryPattern, Rule,
     ScopePattern, Server, Settings, Shutdown, Storage, StorageKind, Tenant, Tls, Token, TokenError, Tokens,
 };
 use crate::store::url::{StoreUrl, StoreUrlError, parse};
@@ -47,6 +48,7 @@ pub(super) struct ServeConfig {
     anonymous: Option<AnonymousConfig>,
     gc: GcConfig,
     mirrors: Vec<MirrorSource>,
+    otlp_endpoint: Option<String>,
 }
 
 impl ServeConfig {
@@ -231,6 +233,7 @@ fn resolve(args: &ServeCommand, environment: &Environment) -> Result<Resolved, C
     let settings = Settings {
         registry: if mirrors.is_empty() { None } else { Some(registry_client(environment)?) },
         mirrors,
+        otlp: otlp(args.otlp_endpoint.as_ref().or(config.otlp_endpoint.as_ref()), environment)?,
         gc: config.gc(&args.mirror)?,
         issuers,
         policy,
@@ -257,6 +260,26 @@ fn resolve(args: &ServeCommand, environment: &Environment) -> Result<Resolved, C
         log_format: log_format.unwrap_or(LogFormat::Text),
         log_level: log_level.unwrap_or(LogLevel::Info),
     })
+}
+
+/// Where traces are sent, and what with them.
+fn otlp(endpoint: Option<&String>, environment: &Environment) -> Result<Option<Otlp>, CliError> {
+    let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.is_empty()) else { return Ok(None) };
+    let url = url::Url::parse(endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    let endpoint = url.ok_or_else(|| {
+        wrong(
+            "otlp-endpoint",
+            &format!("`{endpoint}` is no URL of a collector, such as http://localhost:4318"),
+        )
+    })?;
+    let headers = environment.variable(env_vars::OTEL_EXPORTER_OTLP_HEADERS);
+    let headers = headers.and_then(std::ffi::OsStr::to_str).unwrap_or_default();
+    let pair = |pair: &str| {
+        let (name, value) = pair.split_once('=')?;
+        let value = percent_encoding::percent_decode_str(value.trim()).decode_utf8().ok()?;
+        Some((name.trim().to_owned(), value.into_owned()))
+    };
+    Ok(Some(Otlp { endpoint, headers: headers.split(',').filter_map(pair).collect() }))
 }
 
 /// Talks to the registries that are mirrored, as this machine would.

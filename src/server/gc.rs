@@ -499,13 +499,14 @@ pub(super) async fn run(server: Arc<Server>) {
             let started = tokio::time::Instant::now();
             let (report, usage) = collect(&server.storage, policy, (server.settings.clock)()).await?;
             let ended = server.tokens.sweep().await?;
-            server.metrics.collected(&report, &usage);
+            let took = started.elapsed();
+            server.metrics.collected(&report, &usage, took, (server.settings.clock)());
             tracing::info!(
                 records = report.records,
                 discarded = report.discarded_blobs,
                 destroyed_bytes = report.destroyed_bytes,
                 sessions = ended,
-                took_ms = started.elapsed().as_secs_f64() * 1000.0,
+                took_ms = took.as_secs_f64() * 1000.0,
                 "removed what is not needed"
             );
             if report.excess_bytes > 0 {
@@ -515,6 +516,7 @@ pub(super) async fn run(server: Arc<Server>) {
             Ok(())
         };
         if let Err(error) = pass.await {
+            server.metrics.collecting_failed();
             tracing::warn!(error = crate::hint::with_causes(&error), "removing what is not needed failed");
         }
     }

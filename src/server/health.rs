@@ -12,6 +12,7 @@ use axum::routing::get;
 use serde_json::json;
 
 use super::Server;
+use super::machine::Process;
 use crate::store::DocumentName;
 
 /// How often the storage is asked. Probes of orchestrators come every ten seconds or so.
@@ -92,5 +93,30 @@ fn answer(obstacle: Option<String>) -> Response {
 
 async fn metrics(State(server): State<Arc<Server>>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    server.metrics.process(Process::read(), server.health.obstacle().is_none());
     ([(header::CONTENT_TYPE, kind)], server.metrics.text()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_ready_when_nothing_is_in_the_way() {
+        let health = Health::default();
+        let found = |state: Result<(), String>, age: Duration| {
+            let since = Instant::now().checked_sub(age).unwrap();
+            *health.storage.lock().unwrap() = Some((since, state));
+            health.obstacle()
+        };
+        assert_eq!(health.obstacle().as_deref(), Some("it is starting"));
+        assert_eq!(found(Ok(()), Duration::ZERO), None);
+        assert_eq!(found(Err("no".to_owned()), Duration::ZERO).as_deref(), Some("no"));
+        // Whoever asks the storage may itself hang.
+        let old = FRESH + Duration::from_secs(1);
+        assert_eq!(found(Ok(()), old).as_deref(), Some("the storage does not answer"));
+        assert_eq!(found(Ok(()), Duration::ZERO), None);
+        health.drain();
+        assert_eq!(health.obstacle().as_deref(), Some("it is ending"));
+    }
 }

@@ -20,7 +20,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::error::ServeError;
 use super::settings::Tls;
-use super::{Server, gc, health};
+use super::{Server, gc, health, machine, traces};
 
 /// The head of a request: more is no request of any protocol here. A token of an OIDC provider has some 2 KiB.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -33,6 +33,9 @@ const STREAMS_MAX: u32 = 256;
 
 /// How long nothing is accepted after accepting failed, which is when there are no descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How long the last traces may take to be sent.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What the outside asks of a running server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +67,8 @@ pub async fn serve(
     listening(listener.local_addr().map_err(failed)?);
     let probe = tokio::spawn(health::probe(Arc::clone(&server)));
     let collector = tokio::spawn(gc::run(Arc::clone(&server)));
+    let disks = tokio::spawn(machine::watch_disks(Arc::clone(&server)));
+    let exporter = tokio::spawn(traces::run(Arc::clone(&server)));
     let places = Arc::new(Semaphore::new(settings.limits.connections_max));
     let (graceful, service) = (GracefulShutdown::new(), TowerToHyperService::new(server.router()));
     loop {
@@ -84,6 +89,7 @@ pub async fn serve(
         let (place, (stream, _)) = match accepted {
             (Ok(place), Ok(accepted)) => (place, accepted),
             (_, Err(error)) => {
+                server.metrics.connection_failed("accept");
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(PAUSE).await;
                 continue;
@@ -95,7 +101,7 @@ pub async fn serve(
         tokio::spawn(async move {
             let _place = place;
             server.metrics.connections.inc();
-            connection(stream, acceptor, service, watcher, server.settings.limits.idle).await;
+            connection(&server, stream, acceptor, service, watcher).await;
             server.metrics.connections.dec();
         });
     }
@@ -108,6 +114,11 @@ pub async fn serve(
     }
     probe.abort();
     collector.abort();
+    disks.abort();
+    server.traces.end();
+    if tokio::time::timeout(FAREWELL, exporter).await.is_err() {
+        tracing::warn!("some traces were not sent");
+    }
     Ok(())
 }
 
@@ -128,20 +139,22 @@ fn reload(server: &Server, acceptor: &mut Option<TlsAcceptor>) {
 type Service = TowerToHyperService<axum::Router>;
 
 async fn connection(
+    server: &Server,
     stream: TcpStream,
     acceptor: Option<TlsAcceptor>,
     service: Service,
     watcher: hyper_util::server::graceful::Watcher,
-    idle: Duration,
 ) {
+    let idle = server.settings.limits.idle;
     // Answers are written whole; waiting for more of them helps nobody.
     let _ = stream.set_nodelay(true);
     match acceptor {
         None => exchange(stream, service, watcher, idle).await,
         Some(acceptor) => {
             // Whoever does not speak TLS is no client.
-            if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                exchange(stream, service, watcher, idle).await;
+            match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => exchange(stream, service, watcher, idle).await,
+                _ => server.metrics.connection_failed("tls"),
             }
         }
     }

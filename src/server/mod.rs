@@ -17,7 +17,10 @@ mod gc;
 mod health;
 mod identity;
 mod listen;
+mod machine;
+mod measured;
 mod metrics;
+mod observe;
 mod oci;
 mod oidc;
 mod session;
@@ -25,6 +28,7 @@ mod settings;
 mod storage;
 mod stream;
 mod tokens;
+mod traces;
 mod uploads;
 mod visible;
 
@@ -43,6 +47,7 @@ pub use oidc::{Claims, Decision, Issuer, Policy, PolicyError, Preset, Rule, Verd
 pub use settings::{Anonymous, Limits, Settings, Tls};
 pub use storage::{Storage, StorageKind};
 pub use tokens::{NewToken, Token, TokenError, Tokens};
+pub use traces::Otlp;
 
 /// What all requests share.
 #[derive(Debug)]
@@ -50,7 +55,8 @@ pub struct Server {
     settings: Settings,
     storage: Storage,
     tokens: Tokens,
-    metrics: metrics::Metrics,
+    metrics: Arc<metrics::Metrics>,
+    traces: traces::Traces,
     health: health::Health,
     uploads: uploads::Uploads,
     /// Who is believed, and what they may do.
@@ -62,6 +68,9 @@ pub struct Server {
 impl Server {
     /// A server over `storage`.
     pub fn new(settings: Settings, storage: Storage) -> Arc<Self> {
+        let metrics = metrics::Metrics::new(&settings.limits, (settings.clock)());
+        storage.measure(metrics.storage());
+        let traces = traces::Traces::new(settings.otlp.as_ref(), metrics.spans.clone());
         let tokens = Tokens::new(storage.system(), settings.clock);
         let uploads = uploads::Uploads::new(settings.limits.uploads_max);
         let oidc = (!settings.issuers.is_empty())
@@ -74,7 +83,8 @@ impl Server {
             settings,
             storage,
             tokens,
-            metrics: metrics::Metrics::new(),
+            metrics,
+            traces,
             health: health::Health::default(),
             uploads,
         })
@@ -96,7 +106,7 @@ impl Server {
             .merge(session::router())
             .merge(health::router())
             .layer(from_fn(error::plain_errors))
-            .layer(from_fn_with_state(Arc::clone(self), metrics::observe))
+            .layer(from_fn_with_state(Arc::clone(self), observe::observe))
             .with_state(Arc::clone(self))
     }
 }

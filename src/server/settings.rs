@@ -8,6 +8,7 @@ use super::gc::GcPolicy;
 use super::identity::{ScopePattern, Tenant};
 use super::oci::MirrorSource;
 use super::oidc::{Issuer, Policy};
+use super::traces::Otlp;
 use crate::registry;
 use crate::store::Clock;
 
@@ -32,6 +33,8 @@ pub struct Settings {
     pub mirrors: Vec<MirrorSource>,
     /// Talks to those.
     pub registry: Option<registry::Client>,
+    /// Where traces are sent, if anybody wants them.
+    pub otlp: Option<Otlp>,
     /// What is removed while it serves.
     pub gc: GcPolicy,
     /// Bounds.
@@ -53,6 +56,7 @@ impl Settings {
             public_url: None,
             mirrors: Vec::new(),
             registry: None,
+            otlp: None,
             gc: GcPolicy::default(),
             limits: Limits::default(),
             clock,

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::identity::Tenant;
+use super::measured::{Measured, StorageFigures};
 use crate::store::{
     Backend, Clock, DirectoryStore, MemoryStore, ObjectStore, OpenError, Store as _, StoreError,
 };
@@ -35,6 +36,8 @@ struct Inner {
     /// Files that are not finished are here, best on the file system of the storage.
     spool: DirectoryStore,
     tenants: Mutex<HashMap<Tenant, Arc<dyn Backend>>>,
+    /// Set where somebody wants to know what it does.
+    figures: OnceLock<StorageFigures>,
 }
 
 impl fmt::Debug for Inner {
@@ -56,12 +59,45 @@ impl Storage {
             }
             StorageKind::Memory => (Arc::new(MemoryStore::new()), DirectoryStore::open(spool, clock)?),
         };
-        Ok(Self(Arc::new(Inner { kind, clock, system, spool, tenants: Mutex::default() })))
+        Ok(Self(Arc::new(Inner {
+            kind,
+            clock,
+            system,
+            spool,
+            tenants: Mutex::default(),
+            figures: OnceLock::new(),
+        })))
+    }
+
+    /// Counts what it does from now on in these figures, unless it does so in others.
+    pub(super) fn measure(&self, figures: StorageFigures) {
+        if self.0.figures.set(figures).is_ok() {
+            // What was opened before is opened again, and measured; what is in memory only has to stay.
+            if !matches!(self.0.kind, StorageKind::Memory) {
+                self.0.tenants.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            }
+        }
+    }
+
+    fn measured(&self, backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
+        match self.0.figures.get() {
+            Some(figures) => Arc::new(Measured::new(backend, figures.clone())),
+            None => backend,
+        }
     }
 
     /// The part that belongs to the server: tokens.
     pub fn system(&self) -> Arc<dyn Backend> {
-        Arc::clone(&self.0.system)
+        self.measured(Arc::clone(&self.0.system))
+    }
+
+    /// The directories whose file systems may be full, and what they are for.
+    pub(super) fn disks(&self) -> Vec<(&'static str, PathBuf)> {
+        let spool = ("spool", self.0.spool.root().to_owned());
+        match &self.0.kind {
+            StorageKind::Directory(root) => vec![("storage", root.clone()), spool],
+            StorageKind::Objects(_) | StorageKind::Memory => vec![spool],
+        }
     }
 
     /// The part of a tenant, made if it is new.
@@ -77,6 +113,7 @@ impl Storage {
             StorageKind::Objects(objects) => Arc::new(objects.below(&format!("tenants/{tenant}"))),
             StorageKind::Memory => Arc::new(MemoryStore::new()),
         };
+        let backend = self.measured(backend);
         // What is in memory only must stay.
         if tenants.len() >= OPEN_MAX && !matches!(self.0.kind, StorageKind::Memory) {
             tenants.clear();

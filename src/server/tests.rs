@@ -14,6 +14,7 @@ use super::*;
 mod attacks;
 mod gc;
 mod oidc;
+mod outside;
 use crate::digest::Digest;
 use crate::record::Scope;
 use crate::store::tests::contract::keeps_the_contract;

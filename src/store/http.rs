@@ -3,6 +3,8 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,6 +18,9 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
 use super::{BlobSource, LeaseAnswer, Part, Store, StoreError};
 use crate::digest::{Digest, Hasher};
 use crate::record::{BUNDLE_BYTES_MAX, Bundle, BundleName, Key, RECORD_BYTES_MAX, Record, Scope};
+
+/// Names a request through client, server and log.
+const REQUEST_ID: &str = "x-request-id";
 
 /// A server that does not take a connection in this time is as good as dead.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -44,7 +49,34 @@ pub struct HttpStore {
     client: reqwest::Client,
     base: Url,
     token: Option<String>,
+    asking: Arc<Asking>,
 }
+
+/// What requests are called by: all of a client's are one trace, and each has a name that the server writes to its log.
+struct Asking {
+    /// 16 random bytes in hexadecimal.
+    trace: String,
+    requests: AtomicU64,
+}
+
+impl Asking {
+    fn new() -> Self {
+        let mut bytes = [0; 16];
+        // Names that somebody else has too cost no more than a search of the log.
+        let _ = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
+        let trace = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { trace, requests: AtomicU64::new(0) }
+    }
+
+    /// What the names of all requests begin with.
+    fn prefix(&self) -> &str {
+        &self.trace[..12]
+    }
+}
+
+/// The name of the request that an answer is to.
+#[derive(Clone)]
+struct RequestName(String);
 
 /// What a server granted somebody who proved who they are.
 #[derive(Debug, Clone)]
@@ -81,7 +113,7 @@ impl HttpStore {
             location: base.to_string(),
             reason: crate::hint::with_causes(&error),
         })?;
-        Ok(Self { client, base, token })
+        Ok(Self { client, base, token, asking: Arc::new(Asking::new()) })
     }
 
     /// Proves to the server who this is, with a CI provider's token, and goes on as that.
@@ -113,7 +145,12 @@ impl HttpStore {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let request = self.client.request(method, url);
+        let number = self.asking.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        let request = self
+            .client
+            .request(method, url)
+            .header(REQUEST_ID, format!("{}-{number}", self.asking.prefix()))
+            .header("traceparent", format!("00-{}-{number:016x}-01", self.asking.trace));
         match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
@@ -126,10 +163,19 @@ impl HttpStore {
 
     /// The answer, whatever its status.
     async fn send(&self, request: RequestBuilder) -> Result<Response, StoreError> {
-        request.send().await.map_err(|error| {
-            // Its text names the whole address, which the message has already.
-            self.unavailable(crate::hint::with_causes(&error.without_url()))
-        })
+        // Its text names the whole address, which the message has already.
+        let failed = |error: reqwest::Error| crate::hint::with_causes(&error.without_url());
+        let (client, request) = request.build_split();
+        let request = request.map_err(|error| self.unavailable(failed(error)))?;
+        let name = request.headers().get(REQUEST_ID).and_then(|name| name.to_str().ok());
+        let name = RequestName(name.unwrap_or_default().to_owned());
+        match client.execute(request).await {
+            Ok(mut response) => {
+                response.extensions_mut().insert(name);
+                Ok(response)
+            }
+            Err(error) => Err(self.unavailable(format!("{} (request {})", failed(error), name.0))),
+        }
     }
 
     /// The answer if it is a good one; `None` if what was asked for is not there.
@@ -145,6 +191,7 @@ impl HttpStore {
     /// What an answer that is no success says.
     async fn refused(&self, response: Response) -> StoreError {
         let status = response.status();
+        let name = response.extensions().get::<RequestName>().cloned();
         let body = self.body(response, ANSWER_BYTES_MAX).await.unwrap_or_default().unwrap_or_default();
         let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
         let message =
@@ -157,7 +204,10 @@ impl HttpStore {
             StatusCode::FORBIDDEN => format!("it refuses: {message}"),
             _ => format!("it answered {status} {message}").trim_end().to_owned(),
         };
-        self.unavailable(reason)
+        match name {
+            Some(RequestName(name)) => self.unavailable(format!("{reason} (request {name})")),
+            None => self.unavailable(reason),
+        }
     }
 
     /// A body of up to `limit` bytes; `None` if it is larger.
@@ -324,6 +374,10 @@ impl Store for HttpStore {
 
     fn vouches_for_records(&self) -> bool {
         true
+    }
+
+    fn requests_begin_with(&self) -> Option<&str> {
+        Some(self.asking.prefix())
     }
 
     async fn missing_blobs(&self, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {

@@ -117,6 +117,11 @@ pub trait Store: Debug + Send + Sync {
     /// The store's name for messages: its URL, without credentials.
     fn location(&self) -> String;
 
+    /// What the names of this client's requests begin with, for whoever looks for them in the log of a server.
+    fn requests_begin_with(&self) -> Option<&str> {
+        None
+    }
+
     /// Which of `digests` the store does not have, in their order.
     async fn missing_blobs(&self, digests: &[Digest]) -> Result<Vec<Digest>, StoreError>;
 

@@ -159,8 +159,15 @@ impl Remote {
         }
     }
 
+    /// Says it, with what finds it in the server's log.
     fn warn(&self, message: &str) {
-        self.events.emit(Event::Warning { message: message.to_owned() });
+        let message = match self.store.requests_begin_with() {
+            Some(prefix) if !message.contains(&format!("(request {prefix}-")) => {
+                format!("{message} (requests {prefix}-…)")
+            }
+            _ => message.to_owned(),
+        };
+        self.events.emit(Event::Warning { message });
     }
 }
 

@@ -34,6 +34,10 @@ pub struct ServeCommand {
     #[arg(long, value_name = "NAME[=REGISTRY]")]
     pub mirror: Vec<MirrorSource>,
 
+    /// Send traces to the collector at this URL by OTLP over HTTP, such as http://localhost:4318
+    #[arg(long, value_name = "URL", env = env_vars::OTEL_EXPORTER_OTLP_ENDPOINT, hide_env_values = true)]
+    pub otlp_endpoint: Option<String>,
+
     /// Ask nobody who they are. Only on loopback
     #[arg(long)]
     pub insecure_no_auth: bool,

@@ -32,6 +32,7 @@ use self::names::Route;
 use self::repository::Repository;
 use super::Server;
 use super::access::Access;
+use super::observe::{NO_OPERATION, NO_ROUTE};
 
 pub(super) use error::unauthorized;
 pub(super) use mirror::Mirrors;
@@ -67,6 +68,31 @@ impl Call {
     /// A header as text.
     fn header(&self, name: HeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// The route and the operation of a request to the registry, for figures.
+pub(super) fn operation(method: &str, path: &str) -> (&'static str, &'static str) {
+    let path = percent_encoding::percent_decode_str(path).decode_utf8();
+    let found = path.ok().and_then(|path| names::route(&path).ok());
+    let Some(found) = found else { return (NO_ROUTE, NO_OPERATION) };
+    let Some((_, route)) = found else { return ("/v2/", "version") };
+    let upload = "/v2/{name}/blobs/uploads/{id}";
+    let manifest = "/v2/{name}/manifests/{reference}";
+    match (method, route) {
+        ("GET", Route::Blob(_)) => ("/v2/{name}/blobs/{digest}", "read-blob"),
+        ("DELETE", Route::Blob(_)) => ("/v2/{name}/blobs/{digest}", "delete-blob"),
+        ("POST", Route::Uploads) => ("/v2/{name}/blobs/uploads/", "start-upload"),
+        ("GET", Route::Upload(_)) => (upload, "upload-state"),
+        ("PATCH", Route::Upload(_)) => (upload, "append-upload"),
+        ("PUT", Route::Upload(_)) => (upload, "finish-upload"),
+        ("DELETE", Route::Upload(_)) => (upload, "cancel-upload"),
+        ("GET", Route::Manifest(_)) => (manifest, "read-manifest"),
+        ("PUT", Route::Manifest(_)) => (manifest, "write-manifest"),
+        ("DELETE", Route::Manifest(_)) => (manifest, "delete-manifest"),
+        ("GET", Route::Tags) => ("/v2/{name}/tags/list", "list-tags"),
+        ("GET", Route::Referrers(_)) => ("/v2/{name}/referrers/{digest}", "list-referrers"),
+        _ => (NO_ROUTE, NO_OPERATION),
     }
 }
 
