@@ -171,6 +171,16 @@ impl Metrics {
         metrics.connections_max.set(limits.connections_max.try_into().unwrap_or(i64::MAX));
         metrics.uploads_max.set(limits.uploads_max.try_into().unwrap_or(i64::MAX));
         metrics.process.started.set(seconds(now));
+        // What has not happened yet is none, and not unknown: alerts ask by how much it grows.
+        for reason in ["accept", "tls"] {
+            drop(metrics.failed_connections.get_or_create(&FailureLabels { reason }));
+        }
+        for result in ["ok", "error"] {
+            drop(metrics.gc.passes.get_or_create(&ResultLabels { result }));
+        }
+        for result in ["sent", "failed", "dropped"] {
+            drop(metrics.spans.get_or_create(&SpanLabels { result }));
+        }
         Arc::new(metrics.registered())
     }
 

@@ -51,7 +51,7 @@ impl fmt::Debug for Otlp {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct SpanLabels {
-    result: &'static str,
+    pub(super) result: &'static str,
 }
 
 /// What a request was.
@@ -77,11 +77,12 @@ pub(super) struct Context {
 impl Context {
     /// That of a request with this `traceparent`, or of a trace of its own; `None` if the caller wants none.
     pub(super) fn of(parent: Option<&str>) -> Option<Self> {
-        let span = random_hex(8)?;
+        // The lower half of a number is as random as the whole.
+        let span = format!("{:016x}", random()? as u64);
         match parent.and_then(parse) {
             Some((_, _, false)) => None,
             Some((trace, parent, true)) => Some(Self { trace, span, parent: Some(parent) }),
-            None => Some(Self { trace: random_hex(16)?, span, parent: None }),
+            None => Some(Self { trace: format!("{:032x}", random()?), span, parent: None }),
         }
     }
 }
@@ -107,11 +108,10 @@ fn parse(text: &str) -> Option<(String, String, bool)> {
     Some((trace.to_owned(), span.to_owned(), flags & 1 == 1))
 }
 
-fn random_hex(bytes: usize) -> Option<String> {
-    let mut buffer = [0; 16];
-    let buffer = &mut buffer[..bytes];
-    let got = rustix::rand::getrandom(&mut *buffer, rustix::rand::GetRandomFlags::empty()).ok()?;
-    (got == bytes).then(|| buffer.iter().map(|byte| format!("{byte:02x}")).collect())
+fn random() -> Option<u128> {
+    let mut bytes = [0; 16];
+    let got = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty()).ok()?;
+    (got == bytes.len()).then(|| u128::from_ne_bytes(bytes))
 }
 
 /// Spans on their way to the collector, if there is one.

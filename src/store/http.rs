@@ -64,8 +64,7 @@ impl Asking {
         let mut bytes = [0; 16];
         // Names that somebody else has too cost no more than a search of the log.
         let _ = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
-        let trace = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { trace, requests: AtomicU64::new(0) }
+        Self { trace: format!("{:032x}", u128::from_ne_bytes(bytes)), requests: AtomicU64::new(0) }
     }
 
     /// What the names of all requests begin with.

@@ -21,6 +21,7 @@ mod logins;
 mod mirror;
 mod mounts;
 mod objects;
+mod observed;
 mod platforms;
 mod proof;
 mod random;
