@@ -139,3 +139,53 @@ fn what_a_mirror_gets_is_what_its_digest_says() {
     let asked = upstream.asked();
     assert!(!asked.iter().any(|path| path.contains(&other) || path.contains("/else/")), "{asked:#?}");
 }
+
+/// A manifest of another registry may name what a private repository here has: it is not had by that.
+#[test]
+fn a_mirrored_manifest_opens_nothing_that_its_registry_does_not_have() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let lab = Lab::new();
+    let context = &lab.context;
+    let secret = "what only one repository has";
+    let blob = crate::support::oci::digest(secret.as_bytes());
+    let descriptor = serde_json::json!({"mediaType": "text/plain", "digest": blob, "size": secret.len()});
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": kind, "config": descriptor, "layers": [descriptor],
+    });
+    let manifest = manifest.to_string();
+    let has_it = Arc::new(AtomicBool::new(false));
+    let offers = Arc::clone(&has_it);
+    let upstream = crate::support::http::Server::new(move |request| {
+        use crate::support::http::Reply;
+        if request.path.contains("/manifests/") {
+            let digest = crate::support::oci::digest(manifest.as_bytes());
+            let reply = Reply::ok(manifest.clone()).header("Content-Type", kind);
+            reply.header("Docker-Content-Digest", &digest)
+        } else if request.path == "/v2/"
+            || (offers.load(Ordering::SeqCst) && request.path.contains("/blobs/"))
+        {
+            Reply::ok(secret)
+        } else {
+            Reply::new(404, "")
+        }
+    });
+    let mirror = upstream.url("").replace("http://", "up=");
+    let server = CacheServer::start(context, "storage", &["--mirror", mirror.trim_end_matches('/')]);
+    let thief = server.create_token(context, &["--pull", "up/*"]);
+    let ask = |token: &str, options: &[&str], path: &str| -> String {
+        let url = format!("{}/v2/{path}", server.url());
+        let curl = context.command("curl").args(["-s", "-o", "answer", "-w", "%{http_code}", "-u"]);
+        curl.arg(format!("x:{token}")).args(options).arg(url).success().stdout()
+    };
+    let upload = format!("secret/app/blobs/uploads/?digest={blob}");
+    assert_eq!(ask(&server.token, &["--data-binary", secret], &upload), "201");
+    assert_eq!(ask(&thief, &[], "up/evil/manifests/1"), "200");
+    let path = format!("up/evil/blobs/{blob}");
+    assert_eq!(ask(&thief, &[], &path), "404", "read through a repository that never had it");
+    assert_eq!(ask(&thief, &[], &format!("secret/app/blobs/{blob}")), "404");
+    has_it.store(true, Ordering::SeqCst);
+    assert_eq!(ask(&thief, &[], &path), "200");
+}

@@ -302,6 +302,16 @@ async fn a_record_never_replaces_one_of_another_scope() {
     assert_eq!(main.write_record(&record).await.unwrap().builder, "main", "the first one stays");
 }
 
+/// How often the storage was asked about a blob, or for its bytes.
+async fn looked_for(server: &Running) -> Vec<String> {
+    let metrics = server.request(Method::GET, "/metrics", "").send().await.unwrap().text().await.unwrap();
+    let operations = ["blob_size", "read_blob", "read_range", "fetch_blob"];
+    let counted = metrics.lines().filter(|line| line.starts_with("crossdock_storage_duration_seconds_count"));
+    let about_blobs =
+        counted.filter(|line| operations.iter().any(|name| line.contains(&format!("operation=\"{name}\""))));
+    about_blobs.map(str::to_owned).collect()
+}
+
 /// Within a tenant, a blob is there only for who may read a record that names it, or has sent it.
 #[tokio::test]
 async fn a_blob_is_read_only_through_what_names_it() {
@@ -320,6 +330,7 @@ async fn a_blob_is_read_only_through_what_names_it() {
             server.store(&owner).write_record(&record).await.unwrap();
         }
         let thief = server.store(&other);
+        let before = looked_for(&server).await;
         assert_eq!(thief.missing_blobs(&[layer]).await.unwrap(), [layer]);
         assert_eq!(thief.blob_size(&layer).await.unwrap(), None);
         assert_eq!(thief.read_blob(&layer, 1 << 20).await.unwrap(), None);
@@ -365,6 +376,8 @@ async fn a_blob_is_read_only_through_what_names_it() {
         thief.write_bundle(&name, &scope("pr/7"), &bundle).await.unwrap();
         assert_eq!(thief.read_bundle(&name, &[scope("pr/7")]).await.unwrap().unwrap().steps, []);
         assert_eq!(thief.read_blob(&layer, 1 << 20).await.unwrap(), None);
+        // The time of an answer tells nothing: the blob was not even looked for.
+        assert_eq!(looked_for(&server).await, before);
         // Neither does the registry have it.
         for repository in ["pr/7/app", "secret/app"] {
             let path = format!("/v2/{repository}/blobs/{layer}");
