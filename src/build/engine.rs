@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -327,7 +328,10 @@ impl Engine {
             ran: progress.ran.into_inner(),
             elapsed: started.elapsed(),
             saved: Duration::from_millis(progress.saved_ms.into_inner()),
-            downloaded: transferred.downloaded + downloaded + remotes.downloaded(),
+            downloaded: transferred.downloaded
+                + downloaded
+                + layers.downloaded.load(Ordering::Relaxed)
+                + remotes.downloaded(),
             uploaded: transferred.uploaded + exported.uploaded,
         };
         self.events.emit(Event::Finished(summary.clone()));

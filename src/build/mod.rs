@@ -6,12 +6,14 @@
 
 mod chain;
 mod checks;
+mod contents;
 mod contexts;
 pub(crate) mod copy;
 mod engine;
 mod error;
 mod export;
 mod foreign;
+mod framed;
 mod inputs;
 mod keys;
 mod layers;

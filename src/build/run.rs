@@ -11,7 +11,7 @@ use super::copy::{Opener, step as copy_step, view};
 use super::engine::Engine;
 use super::error::{BuildError, StepFailure};
 use super::inputs::InputTree;
-use super::layers::{InputFiles, write_layer, write_staged};
+use super::layers::{InputFiles, Reads, write_layer, write_staged};
 use super::mask::Masker;
 use super::plan::{CopyOp, Op, PlannedStage, PlannedStep, RunMount, RunOp, WorkdirOp};
 use super::solve::{Made, Solver};
@@ -94,12 +94,12 @@ impl Solver<'_> {
         let spool = self.engine.cache.local().tmp_dir();
         let spool = spool.map_err(|error| BuildError::cache("making a temporary directory", error))?;
         let has_source = !op.sources.is_empty();
-        // Only an archive is opened while it is worked out what is copied; what is copied then says which layers are needed.
+        // Only an archive is opened while it is worked out what is copied; what is copied then says what is fetched.
         let unpack = std::iter::once(op.unpack).chain(op.remotes.iter().map(|remote| remote.unpack));
         let mut sources = Vec::with_capacity(inputs.len());
         for (input, unpack) in inputs.iter().zip(unpack) {
             let source = self.layers.input_tree(self.engine, input).await?;
-            let early: Option<&[Vec<u8>]> = if unpack { None } else { Some(&[]) };
+            let early = if unpack { Reads::Few } else { Reads::These(&[]) };
             sources.push((source, self.layers.opener(self.engine, input, early).await?));
         }
         let staged = {
@@ -137,7 +137,7 @@ impl Solver<'_> {
         }
         let mut openers = Vec::with_capacity(inputs.len());
         for (input, paths) in inputs.iter().zip(&needed) {
-            openers.push(self.layers.opener(self.engine, input, Some(paths)).await?);
+            openers.push(self.layers.opener(self.engine, input, Reads::These(paths)).await?);
         }
         let made = self.staged(base, &tree, entries, openers).await;
         drop(spool);
@@ -586,7 +586,7 @@ impl Solver<'_> {
             if input.is_empty() {
                 fs_err::create_dir(&new).map_err(io)?;
             } else {
-                let files = self.layers.opener(self.engine, input, None).await?;
+                let files = self.layers.opener(self.engine, input, Reads::All).await?;
                 let tree = self.layers.input_tree(self.engine, input).await?;
                 let (source, new) = (source.clone(), new.clone());
                 let chown = !self.engine.ownership.single_id;
@@ -594,8 +594,10 @@ impl Solver<'_> {
                     .blocking(move || {
                         let path = view::resolve(&*tree, b"", source.as_bytes(), true)
                             .map_err(|error| BuildError::cache("making a cache mount", error))?;
-                        super::materialise::copy_out(&tree, &files, &path, &new, chown)
-                            .map_err(|error| BuildError::cache("making a cache mount", error))
+                        super::materialise::copy_out(&tree, &files, &path, &new, chown).map_err(|error| {
+                            let lost = files.failure();
+                            lost.unwrap_or_else(|| BuildError::cache("making a cache mount", error))
+                        })
                     })
                     .await?;
             }

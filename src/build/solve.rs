@@ -98,7 +98,9 @@ impl Solver<'_> {
             records.sort_by_key(|(id, _)| *id);
             records.into_iter().map(|(_, step)| step)
         };
-        let steps = sorted(&self.used).chain(sorted(&self.aliases));
+        // Copies come last: a bundle is also known by its first record of its own.
+        let copies = self.inputs.copies(self.layers);
+        let steps = sorted(&self.used).chain(sorted(&self.aliases)).chain(copies);
         Bundle { steps: self.inputs.indexes().into_iter().chain(steps).collect() }
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -306,6 +307,35 @@ impl Cache {
             }
             Err(_) => None,
         }
+    }
+
+    /// A part of a blob, all of `range`, from the remote store; `None` if that does not have it. It is not kept. `is_sound` says
+    /// whether the bytes are what was asked for: as a part has no digest, only the caller can know.
+    pub async fn read_part(
+        &self,
+        digest: &Digest,
+        range: Range<u64>,
+        is_sound: impl Fn(&Bytes) -> bool,
+    ) -> Option<Bytes> {
+        let inner = &self.0;
+        let remote = inner.remote.as_ref()?;
+        let length = range.end.saturating_sub(range.start);
+        let Some(bytes) = remote.transfer(length, remote.store().read_range(digest, range)).await? else {
+            inner.at_remote.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+            return None;
+        };
+        inner.downloaded.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if bytes.len() as u64 == length && is_sound(&bytes) {
+            return Some(bytes);
+        }
+        remote.distrust("it answered with damaged content");
+        inner.at_remote.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+        None
+    }
+
+    /// The location of the remote store, if there is one.
+    pub fn remote(&self) -> Option<String> {
+        self.0.remote.as_ref().map(|remote| remote.store().location())
     }
 
     /// Asks whether it is this build's turn to execute what `key` names, or somebody else is doing it on another machine.
