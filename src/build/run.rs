@@ -312,7 +312,7 @@ impl Solver<'_> {
             .engine
             .blocking(move || {
                 let mut log = Log::new(events, id, &secrets);
-                let outcome = executor.run(&spec, &mut |stream, data| log.take(stream, data), &cancel);
+                let outcome = executor.run(&spec, &[], &mut |stream, data| log.take(stream, data), &cancel);
                 log.end();
                 Ok((outcome, log))
             })

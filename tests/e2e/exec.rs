@@ -118,7 +118,7 @@ impl Rig {
             Stream::Stdout => stdout.extend_from_slice(data),
             Stream::Stderr => stderr.extend_from_slice(data),
         };
-        let outcome = self.executor.run(step, &mut log, &CancelToken::new().unwrap())?;
+        let outcome = self.executor.run(step, &[], &mut log, &CancelToken::new().unwrap())?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ok(Ran { outcome, stdout: text(stdout), stderr: text(stderr), upper: step.upper.clone() })
     }
@@ -762,7 +762,7 @@ fn check_runtime(path: &str) {
             Stream::Stdout => stdout.extend_from_slice(data),
             Stream::Stderr => stderr.extend_from_slice(data),
         };
-        let outcome = executor.run(step, &mut log, &CancelToken::new().unwrap()).unwrap();
+        let outcome = executor.run(step, &[], &mut log, &CancelToken::new().unwrap()).unwrap();
         (
             outcome,
             String::from_utf8_lossy(&stdout).into_owned(),
