@@ -72,6 +72,8 @@ pub struct Engine {
     pub clock: fn() -> Timestamp,
     /// How files and owners are handled.
     pub ownership: Ownership,
+    /// Why commands cannot be served their files while they run, if they cannot.
+    pub unserved: Option<String>,
     /// Ends the build early.
     pub cancel: CancelToken,
     /// How git repositories are reached.
@@ -134,11 +136,17 @@ impl Engine {
             events,
             clock,
             ownership,
+            unserved: None,
             cancel,
             git: Git::default(),
             upload_grace: Duration::from_mins(1),
             jobs: Arc::new(Semaphore::new(JOBS_MAX as usize)),
         }
+    }
+
+    /// Whether commands can be served their files while they run.
+    pub(crate) fn serves_files(&self) -> bool {
+        self.unserved.is_none()
     }
 
     /// The time.

@@ -24,9 +24,11 @@ pub(crate) mod plan;
 mod remembered;
 mod remotes;
 mod run;
+mod served;
 mod solve;
 mod ssh;
 mod stop;
+mod traced;
 mod why;
 
 pub use checks::{Checked, Target, targets};

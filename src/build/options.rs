@@ -38,6 +38,8 @@ pub struct BuildRequest {
     pub annotations: Vec<Annotation>,
     /// `--no-cache`: use no record.
     pub no_cache: bool,
+    /// Whether commands are served their files while what they look at is traced; not with `--no-trace`.
+    pub trace: bool,
     /// `--no-cache-filter`: use no record for these stages.
     pub no_cache_filter: Vec<String>,
     /// `--pull`: ask the registries for base images even where the local cache knows an answer.

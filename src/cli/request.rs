@@ -68,6 +68,7 @@ pub(crate) fn of_args(
         labels: args.label.clone(),
         annotations: Vec::new(),
         no_cache: args.no_cache,
+        trace: !args.no_trace,
         no_cache_filter: args.no_cache_filter.clone(),
         pull: args.pull,
         network: args.network,

@@ -204,6 +204,15 @@ impl Cache {
 
     /// The record for `key`. Whatever goes wrong is a miss.
     pub async fn lookup(&self, key: &Key) -> Option<Hit> {
+        self.find(key, true).await
+    }
+
+    /// The same if that takes no question to the remote store: where the record is here, or came with a bundle.
+    pub async fn lookup_here(&self, key: &Key) -> Option<Hit> {
+        self.find(key, false).await
+    }
+
+    async fn find(&self, key: &Key, ask: bool) -> Option<Hit> {
         let inner = &self.0;
         let scopes = &inner.options.scopes;
         let local = inner.local.find_record(key, scopes, Completeness::Tocs).ok().flatten();
@@ -217,6 +226,7 @@ impl Cache {
         let bundled = inner.bundled.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
         let record = match bundled {
             Some(record) => record,
+            None if !ask => return None,
             None => {
                 let record = remote.ask(remote.store().read_record(key, scopes)).await??;
                 if !record.foreign {

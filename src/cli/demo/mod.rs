@@ -158,6 +158,7 @@ fn build(
         labels: Vec::new(),
         annotations: Vec::new(),
         no_cache: false,
+        trace: true,
         no_cache_filter: Vec::new(),
         pull: false,
         network: Network::None,
