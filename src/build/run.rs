@@ -369,6 +369,11 @@ impl Solver<'_> {
             Some(served) => served.looks(&["etc/passwd", "etc/group"])?,
             None => None,
         };
+        #[cfg(debug_assertions)]
+        let reads = match (reads, &served, &self.request.blind) {
+            (Some(shape), Some(served), Some(rule)) => Some(served.blinded(shape, rule)),
+            (reads, ..) => reads,
+        };
         let is_served = served.is_some();
         let made = self.keep(base, &tree, upper.clone(), started, outcome, log, is_served).await;
         let made = made.map(|made| Made { reads, ..made });

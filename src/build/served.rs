@@ -144,6 +144,28 @@ impl Served {
     }
 }
 
+#[cfg(debug_assertions)]
+impl Served {
+    /// The shape as it would be without one rule.
+    pub(crate) fn blinded(&self, mut shape: Shape, rule: &str) -> Shape {
+        for (part, looks) in self.trees.iter().zip(&mut shape.trees) {
+            let is_directory = |path: &[u8]| part.tree.get(path).is_some_and(|node| node.is_directory());
+            match rule {
+                "absent" => looks.retain(|(path, _)| part.tree.get(path).is_some()),
+                "nodes" => looks.retain(|(path, look)| {
+                    *look != Look::NODE || part.tree.get(path).is_none() || is_directory(path)
+                }),
+                "directories" => looks.retain(|(path, look)| *look != Look::NODE || !is_directory(path)),
+                "content" => looks.iter_mut().for_each(|(_, look)| *look = look.without(Look::CONTENT)),
+                "names" => looks.iter_mut().for_each(|(_, look)| *look = look.without(Look::NAMES)),
+                "mounts" if !std::ptr::eq(part, &self.trees[0]) => looks.clear(),
+                _ => {}
+            }
+        }
+        shape
+    }
+}
+
 /// Adds what is seen by reading the file at `path`; `false` if a link leads elsewhere.
 fn look_up(tree: &Tree, path: &[u8], looks: &mut BTreeMap<Vec<u8>, Look>) -> bool {
     let mut here = Vec::new();

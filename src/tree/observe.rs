@@ -30,6 +30,13 @@ impl Look {
         Self(self.0 | other.0)
     }
 
+    /// Without `other`.
+    #[cfg(debug_assertions)]
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// Whether `other` is part of it.
     pub fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0

@@ -34,5 +34,6 @@ mod sources;
 mod ssh;
 mod steps;
 mod terminal;
+mod traced;
 mod transports;
 mod users;

@@ -159,6 +159,8 @@ fn build(
         annotations: Vec::new(),
         no_cache: false,
         trace: true,
+        #[cfg(debug_assertions)]
+        blind: None,
         no_cache_filter: Vec::new(),
         pull: false,
         network: Network::None,
