@@ -204,6 +204,15 @@ impl Cache {
 
     /// The record for `key`. Whatever goes wrong is a miss.
     pub async fn lookup(&self, key: &Key) -> Option<Hit> {
+        self.look_up(key, true).await
+    }
+
+    /// The same for a record that no step goes on from.
+    pub async fn lookup_aside(&self, key: &Key) -> Option<Hit> {
+        self.look_up(key, false).await
+    }
+
+    async fn look_up(&self, key: &Key, is_step: bool) -> Option<Hit> {
         let inner = &self.0;
         let scopes = &inner.options.scopes;
         let local = inner.local.find_record(key, scopes, Completeness::Tocs).ok().flatten();
@@ -219,7 +228,7 @@ impl Cache {
             Some(record) => record,
             None => {
                 let record = remote.ask(remote.store().read_record(key, scopes)).await??;
-                if !record.foreign {
+                if is_step && !record.foreign {
                     self.look_ahead(remote, key).await;
                 }
                 record
