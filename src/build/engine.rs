@@ -249,8 +249,8 @@ impl Engine {
     /// The request with its Dockerfile, if that has to be fetched. Nothing else is.
     pub async fn with_dockerfile(&self, request: &BuildRequest) -> Result<BuildRequest, BuildError> {
         let agents = Agents::new(&request.ssh, self.cache.local());
-        let layers = Layers::new(self)?;
         let distrusted = HashSet::new();
+        let layers = Layers::new(self, &distrusted)?;
         let remotes = Remotes::new(self, &layers, &agents, request, &distrusted);
         Ok(remotes.with_dockerfile().await?.into_owned())
     }
@@ -264,7 +264,7 @@ impl Engine {
     ) -> Result<BuildOutcome, BuildError> {
         export::check(request)?;
         let agents = Agents::new(&request.ssh, self.cache.local());
-        let layers = Layers::new(self)?;
+        let layers = Layers::new(self, distrusted)?;
         let remotes = Remotes::new(self, &layers, &agents, request, distrusted);
         let request = remotes.with_dockerfile().await?;
         let (lint, dockerfile) = checks::read(&request);

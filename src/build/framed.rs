@@ -21,13 +21,6 @@ use crate::image::Descriptor;
 use crate::layer::LayerDescriptor;
 use crate::record::{Key, Preimage, Record};
 
-/// A framed copy, and the record that promises it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct FramedCopy {
-    pub(crate) blob: LayerDescriptor,
-    pub(crate) key: Key,
-}
-
 /// The frames that a build reads from.
 #[derive(Debug)]
 pub(crate) struct Framed {
@@ -35,7 +28,7 @@ pub(crate) struct Framed {
     /// By the digests of the layers' own blobs.
     layers: Mutex<HashMap<Digest, Arc<OnceCell<Arc<LayerFrames>>>>>,
     /// Copies that are known, by the digests of the blobs that they are copies of.
-    copies: Mutex<HashMap<Digest, FramedCopy>>,
+    copies: Mutex<HashMap<Digest, LayerDescriptor>>,
     /// What was asked for about whole images, by their keys.
     images: Mutex<HashMap<Key, Arc<OnceCell<Option<Record>>>>>,
 }
@@ -66,6 +59,11 @@ fn image_key(layers: &[Descriptor]) -> Preimage {
     preimage
 }
 
+/// The records that may promise the copy of a layer of this image.
+pub(super) fn copy_keys(layer: &Descriptor, image: &ImageInput) -> Vec<Key> {
+    vec![image_key(&image.image.manifest.layers).key(), layer_key(&layer.digest).key()]
+}
+
 impl Layers {
     /// The contents of a chain's tree. Base images of which there is no framed copy, because an earlier version of this
     /// program indexed them or their copy was evicted, are fetched and copied now.
@@ -78,18 +76,18 @@ impl Layers {
     async fn frames(&self, engine: &Engine, layer: &ChainLayer) -> Result<Arc<LayerFrames>, BuildError> {
         let cell = Arc::clone(lock(&self.framed.layers).entry(layer.descriptor.digest).or_default());
         let frames = cell.get_or_try_init(|| async {
-            let (blob, key) = match self.foreign(&layer.descriptor.digest) {
+            let (blob, keys) = match self.foreign(&layer.descriptor.digest) {
                 Some((foreign, image)) => {
                     let copy = match self.copy(engine, &foreign, &image).await {
                         Some(copy) => copy,
                         None => self.make_copy(engine, &foreign, &image).await?,
                     };
-                    (copy.blob, Some(copy.key))
+                    (copy, copy_keys(&foreign, &image))
                 }
-                None => (layer.descriptor, layer.key),
+                None => (layer.descriptor, layer.key.into_iter().collect()),
             };
             let toc = self.toc(engine, &blob).await.map_err(|error| with_key(error, layer))?;
-            Ok::<_, BuildError>(Arc::new(LayerFrames::new(&blob, toc, key.into_iter().collect())))
+            Ok::<_, BuildError>(Arc::new(LayerFrames::new(&blob, toc, keys)))
         });
         frames.await.cloned()
     }
@@ -100,7 +98,7 @@ impl Layers {
         engine: &Engine,
         layer: &Descriptor,
         image: &ImageInput,
-    ) -> Option<FramedCopy> {
+    ) -> Option<LayerDescriptor> {
         let known = || lock(&self.framed.copies).get(&layer.digest).copied();
         if let Some(copy) = known() {
             return Some(copy);
@@ -110,9 +108,8 @@ impl Layers {
         if let Some(copy) = known() {
             return Some(copy);
         }
-        let hit = engine.cache.lookup(&layer_key(&layer.digest).key()).await?;
-        let [blob] = hit.record.layers[..] else { return None };
-        let copy = FramedCopy { blob, key: hit.record.key() };
+        let hit = self.trusted(engine, &layer_key(&layer.digest).key()).await?;
+        let [copy] = hit.layers[..] else { return None };
         lock(&self.framed.copies).insert(layer.digest, copy);
         Some(copy)
     }
@@ -123,16 +120,24 @@ impl Layers {
         let key = image_key(layers).key();
         let cell = Arc::clone(lock(&self.framed.images).entry(key).or_default());
         let ask = || async {
-            let hit = engine.cache.lookup(&key).await?;
+            let record = self.trusted(engine, &key).await?;
             let mut copies = lock(&self.framed.copies);
-            if hit.record.layers.len() == layers.len() {
-                for (layer, blob) in layers.iter().zip(&hit.record.layers) {
-                    copies.entry(layer.digest).or_insert(FramedCopy { blob: *blob, key });
+            if record.layers.len() == layers.len() {
+                for (layer, copy) in layers.iter().zip(&record.layers) {
+                    copies.entry(layer.digest).or_insert(*copy);
                 }
             }
-            Some(hit.record)
+            Some(record)
         };
         cell.get_or_init(ask).await;
+    }
+
+    /// The record of a key, unless it promised too much before.
+    async fn trusted(&self, engine: &Engine, key: &Key) -> Option<Record> {
+        if self.distrusted.contains(key) {
+            return None;
+        }
+        Some(engine.cache.lookup_aside(key).await?.record)
     }
 
     /// Copies a layer that was indexed before.
@@ -141,25 +146,25 @@ impl Layers {
         engine: &Engine,
         layer: &Descriptor,
         image: &ImageInput,
-    ) -> Result<FramedCopy, BuildError> {
+    ) -> Result<LayerDescriptor, BuildError> {
         let indexed = self.index_blob(engine, layer, None, &self.downloaded).await;
         Ok(indexed.map_err(|error| image.name(error))?.copy)
     }
 
-    /// Stores the record of a framed copy that is in the local store.
+    /// Stores the record of a framed copy that is in the local store; `index` is that of the layer's index.
     pub(crate) async fn publish_copy(
         &self,
         engine: &Engine,
         layer: &Digest,
-        record: Record,
-    ) -> Result<FramedCopy, BuildError> {
-        let blob = record.layers[0];
-        let record = Record { preimage: layer_key(layer), foreign: false, ..record };
-        let copy = FramedCopy { blob, key: record.key() };
+        copy: LayerDescriptor,
+        index: &Record,
+    ) -> Result<(), BuildError> {
+        let record =
+            Record { preimage: layer_key(layer), layers: vec![copy], foreign: false, ..index.clone() };
         let published = engine.cache.publish(record, true).await;
         published.map_err(|error| BuildError::cache("storing the frames of a base image", error))?;
         lock(&self.framed.copies).insert(*layer, copy);
-        Ok(copy)
+        Ok(())
     }
 
     /// Stores one record for all layers of an image, if all their copies are known; `index` is the record of its index.
@@ -172,7 +177,7 @@ impl Layers {
         let layers = &image.image.manifest.layers;
         let copies = {
             let known = lock(&self.framed.copies);
-            layers.iter().map(|layer| known.get(&layer.digest).map(|copy| copy.blob)).collect()
+            layers.iter().map(|layer| known.get(&layer.digest).copied()).collect()
         };
         let copies: Option<Vec<LayerDescriptor>> = copies;
         let Some(copies) = copies.filter(|copies| !copies.is_empty()) else { return Ok(()) };

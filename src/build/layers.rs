@@ -17,7 +17,7 @@ use super::copy::view::{display, parent};
 use super::copy::{CopyError, Opener};
 use super::engine::Engine;
 use super::error::BuildError;
-use super::framed::{Framed, FramedCopy};
+use super::framed::{Framed, copy_keys};
 use super::inputs::{ImageInput, InputTree};
 use super::stop::UntilCancelled;
 use crate::context::open::open_file;
@@ -56,6 +56,8 @@ pub(crate) struct Layers {
     /// What [`Layers::parents`] found, by the digest of the base's tree.
     parents: Mutex<HashMap<Digest, Option<PathBuf>>>,
     pub(super) framed: Framed,
+    /// Records that turned out to promise what is not there.
+    pub(super) distrusted: HashSet<Key>,
     /// Bytes of base images that were fetched although they were indexed before.
     pub(super) downloaded: AtomicU64,
 }
@@ -64,7 +66,7 @@ pub(crate) struct Layers {
 pub(super) struct Indexed {
     /// The layer, by its own blob.
     pub(super) layer: LayerDescriptor,
-    pub(super) copy: FramedCopy,
+    pub(super) copy: LayerDescriptor,
 }
 
 /// What the record of what is in a base image's layer is found by.
@@ -88,7 +90,7 @@ fn missing_parents(toc: &Toc) -> BTreeSet<Vec<u8>> {
 }
 
 impl Layers {
-    pub(crate) fn new(engine: &Engine) -> Result<Self, BuildError> {
+    pub(crate) fn new(engine: &Engine, distrusted: &HashSet<Key>) -> Result<Self, BuildError> {
         let name = if engine.ownership.user_namespace { "unpacked-user" } else { "unpacked" };
         let unpacked_root = engine
             .cache
@@ -102,6 +104,7 @@ impl Layers {
             unpacked_root,
             parents: Mutex::default(),
             framed: Framed::new(engine)?,
+            distrusted: distrusted.clone(),
             downloaded: AtomicU64::new(0),
         })
     }
@@ -245,8 +248,7 @@ impl Layers {
             foreign: true,
             ..engine.record(preimage, vec![descriptor], descriptor.diff_id, created, started)
         };
-        let copied = Record { layers: vec![copy], ..record.clone() };
-        let copy = self.publish_copy(engine, &layer.digest, copied).await?;
+        self.publish_copy(engine, &layer.digest, copy, &record).await?;
         let published = engine.cache.publish(record, false).await;
         let record =
             published.map_err(|error| BuildError::cache("storing the index of a base image", error))?;
@@ -304,10 +306,10 @@ impl Layers {
         layer: &ChainLayer,
     ) -> Result<(PathBuf, Digest, Vec<Key>), BuildError> {
         if let Some((foreign, image)) = self.foreign(&layer.descriptor.digest)
-            && let Some(FramedCopy { blob, key }) = self.copy(engine, &foreign, &image).await
-            && let Some(path) = engine.cache.blob_file(&blob.digest, blob.size).await
+            && let Some(copy) = self.copy(engine, &foreign, &image).await
+            && let Some(path) = engine.cache.blob_file(&copy.digest, copy.size).await
         {
-            return Ok((path, blob.digest, vec![key]));
+            return Ok((path, copy.digest, copy_keys(&foreign, &image)));
         }
         let path = self.blob(engine, layer).await?;
         Ok((path, layer.descriptor.digest, layer.key.into_iter().collect()))

@@ -131,7 +131,7 @@ impl Solver<'_> {
                 continue;
             }
             let hit = if tried.len() <= ASKED_MAX {
-                self.engine.cache.lookup(&key).await
+                self.engine.cache.lookup_aside(&key).await
             } else {
                 self.engine.cache.lookup_here(&key).await
             };

@@ -147,6 +147,17 @@ pub struct Making {
     pub predecessor: Option<Record>,
 }
 
+/// How a record is looked for that no bundle had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asking {
+    /// At the remote store; a step's result, from which others go on.
+    Step,
+    /// At the remote store.
+    Aside,
+    /// Nowhere else.
+    Nobody,
+}
+
 /// What is sent to the remote store in the background.
 enum Upload {
     Record(Record, Making),
@@ -204,15 +215,20 @@ impl Cache {
 
     /// The record for `key`. Whatever goes wrong is a miss.
     pub async fn lookup(&self, key: &Key) -> Option<Hit> {
-        self.find(key, true).await
+        self.find(key, Asking::Step).await
+    }
+
+    /// The same for a record that no step goes on from.
+    pub async fn lookup_aside(&self, key: &Key) -> Option<Hit> {
+        self.find(key, Asking::Aside).await
     }
 
     /// The same if that takes no question to the remote store: where the record is here, or came with a bundle.
     pub async fn lookup_here(&self, key: &Key) -> Option<Hit> {
-        self.find(key, false).await
+        self.find(key, Asking::Nobody).await
     }
 
-    async fn find(&self, key: &Key, ask: bool) -> Option<Hit> {
+    async fn find(&self, key: &Key, asking: Asking) -> Option<Hit> {
         let inner = &self.0;
         let scopes = &inner.options.scopes;
         let local = inner.local.find_record(key, scopes, Completeness::Tocs).ok().flatten();
@@ -226,10 +242,10 @@ impl Cache {
         let bundled = inner.bundled.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
         let record = match bundled {
             Some(record) => record,
-            None if !ask => return None,
+            None if asking == Asking::Nobody => return None,
             None => {
                 let record = remote.ask(remote.store().read_record(key, scopes)).await??;
-                if !record.foreign {
+                if asking == Asking::Step && !record.foreign {
                     self.look_ahead(remote, key).await;
                 }
                 record

@@ -16,6 +16,7 @@ mod faults;
 mod foreign;
 mod hosts;
 mod identity;
+mod lazy;
 mod load;
 mod logins;
 mod mirror;

@@ -187,7 +187,10 @@ fn tracing_can_be_switched_off() {
     run(&["--no-trace"], dockerfile);
     lab.file("other", "2");
     let runs = |outcome: String| {
-        assert!(outcome.contains("/src/other") && outcome.contains("changed in an earlier step"), "{outcome}");
+        assert!(
+            outcome.contains("/src/other") && outcome.contains("changed in an earlier step"),
+            "{outcome}"
+        );
     };
     runs(run(&["--no-trace"], dockerfile));
     let one = dockerfile.replace("RUN", "# crossdock:no-trace\nRUN");
