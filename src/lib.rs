@@ -7,7 +7,7 @@
 //! |---|---|
 //! | front ends | [`cli`], [`server`], `fuzz` (tests only) |
 //! | engine | [`build`], [`explain`] |
-//! | workers | [`exec`], [`context`], [`registry`] |
+//! | workers | [`exec`], [`trace`], [`context`], [`registry`] |
 //! | stores | [`store`] |
 //! | formats | [`dockerfile`], [`tree`], [`layer`], [`image`], [`record`] |
 //! | words | [`bytes`], [`digest`], [`encoding`], [`event`], [`hint`], [`platform`], [`reference`] |
@@ -33,4 +33,5 @@ pub mod reference;
 pub mod registry;
 pub mod server;
 pub mod store;
+pub mod trace;
 pub mod tree;

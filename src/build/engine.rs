@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,8 @@ pub struct Engine {
     pub clock: fn() -> Timestamp,
     /// How files and owners are handled.
     pub ownership: Ownership,
+    /// Why commands cannot be served their files while they run, if they cannot.
+    pub unserved: Option<String>,
     /// Ends the build early.
     pub cancel: CancelToken,
     /// How git repositories are reached.
@@ -133,11 +136,17 @@ impl Engine {
             events,
             clock,
             ownership,
+            unserved: None,
             cancel,
             git: Git::default(),
             upload_grace: Duration::from_mins(1),
             jobs: Arc::new(Semaphore::new(JOBS_MAX as usize)),
         }
+    }
+
+    /// Whether commands can be served their files while they run.
+    pub(crate) fn serves_files(&self) -> bool {
+        self.unserved.is_none()
     }
 
     /// The time.
@@ -240,8 +249,8 @@ impl Engine {
     /// The request with its Dockerfile, if that has to be fetched. Nothing else is.
     pub async fn with_dockerfile(&self, request: &BuildRequest) -> Result<BuildRequest, BuildError> {
         let agents = Agents::new(&request.ssh, self.cache.local());
-        let layers = Layers::new(self)?;
         let distrusted = HashSet::new();
+        let layers = Layers::new(self, &distrusted)?;
         let remotes = Remotes::new(self, &layers, &agents, request, &distrusted);
         Ok(remotes.with_dockerfile().await?.into_owned())
     }
@@ -255,7 +264,7 @@ impl Engine {
     ) -> Result<BuildOutcome, BuildError> {
         export::check(request)?;
         let agents = Agents::new(&request.ssh, self.cache.local());
-        let layers = Layers::new(self)?;
+        let layers = Layers::new(self, distrusted)?;
         let remotes = Remotes::new(self, &layers, &agents, request, distrusted);
         let request = remotes.with_dockerfile().await?;
         let (lint, dockerfile) = checks::read(&request);
@@ -327,7 +336,10 @@ impl Engine {
             ran: progress.ran.into_inner(),
             elapsed: started.elapsed(),
             saved: Duration::from_millis(progress.saved_ms.into_inner()),
-            downloaded: transferred.downloaded + downloaded + remotes.downloaded(),
+            downloaded: transferred.downloaded
+                + downloaded
+                + layers.downloaded.load(Ordering::Relaxed)
+                + remotes.downloaded(),
             uploaded: transferred.uploaded + exported.uploaded,
         };
         self.events.emit(Event::Finished(summary.clone()));

@@ -241,6 +241,16 @@ impl Inputs {
         indexes.iter().map(step).collect()
     }
 
+    /// The records of the framed copies of these images, as far as they are known; in the places of the others.
+    pub(crate) fn copies(&self, layers: &Layers) -> Vec<BundleStep> {
+        let indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+        let copies = indexes.keys().filter_map(|source| {
+            let record = layers.copies_record(self.images.get(source)?)?;
+            Some(BundleStep { slot: format!("image {source}"), record })
+        });
+        copies.collect()
+    }
+
     async fn index(
         &self,
         engine: &Engine,
@@ -298,6 +308,7 @@ impl Inputs {
         let published = engine.cache.publish(record, false).await;
         let record =
             published.map_err(|error| BuildError::cache("storing the index of a base image", error))?;
+        layers.publish_copies(engine, input, &record).await?;
         Ok((chain, record))
     }
 }

@@ -11,11 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
 
 use super::chain::{Chain, ChainLayer};
+use super::contents::Contents;
 use super::copy::staging::{Content, Staged};
 use super::copy::view::{display, parent};
 use super::copy::{CopyError, Opener};
 use super::engine::Engine;
 use super::error::BuildError;
+use super::framed::{Framed, copy_keys};
 use super::inputs::{ImageInput, InputTree};
 use super::stop::UntilCancelled;
 use crate::context::open::open_file;
@@ -25,17 +27,20 @@ use crate::hint::Hint as _;
 use crate::image::Descriptor;
 use crate::layer::{
     self, Compression, EntryKind, FinishedLayer, LayerDescriptor, LayerError, LayerOptions, LayerWriter,
-    MediaType, ScanOptions, Scanned, Toc, UnpackOptions, Unpacker, Whiteouts,
+    MediaType, Reframed, ScanOptions, Scanned, Toc, UnpackOptions, Unpacker, Whiteouts,
 };
-use crate::record::{Preimage, Record};
+use crate::record::{Key, Preimage, Record};
 use crate::registry::ImageSource;
-use crate::tree::Tree;
+use crate::tree::{Node, Tree};
 
 /// The largest table of contents that is read: some millions of entries.
 pub(crate) const TOC_BYTES_MAX: u64 = 1 << 30;
 
 /// A layer may unpack to at most this many bytes: more is taken for a decompression bomb.
 const RAW_BYTES_MAX: u64 = 1 << 40;
+
+/// How copies of base images are compressed: the first build waits for it, and level 3 takes twice as long to save a tenth.
+const COPY_COMPRESSION: Compression = Compression::Zstd { level: 1 };
 
 /// A base image's layer and where it can be had.
 type ForeignLayer = (Descriptor, ImageInput);
@@ -50,6 +55,25 @@ pub(crate) struct Layers {
     unpacked_root: PathBuf,
     /// What [`Layers::parents`] found, by the digest of the base's tree.
     parents: Mutex<HashMap<Digest, Option<PathBuf>>>,
+    pub(super) framed: Framed,
+    /// Records that turned out to promise what is not there.
+    pub(super) distrusted: HashSet<Key>,
+    /// Bytes of base images that were fetched although they were indexed before.
+    pub(super) downloaded: AtomicU64,
+}
+
+/// What was found out about a base image's layer.
+pub(super) struct Indexed {
+    /// The layer, by its own blob.
+    pub(super) layer: LayerDescriptor,
+    pub(super) copy: LayerDescriptor,
+}
+
+/// What the record of what is in a base image's layer is found by.
+fn index_key(layer: &Descriptor) -> Preimage {
+    let mut preimage = Preimage::default();
+    preimage.add("kind", "layer-index").add("layer", layer.digest);
+    preimage
 }
 
 /// The directories that a layer puts something into without having them itself.
@@ -66,7 +90,7 @@ fn missing_parents(toc: &Toc) -> BTreeSet<Vec<u8>> {
 }
 
 impl Layers {
-    pub(crate) fn new(engine: &Engine) -> Result<Self, BuildError> {
+    pub(crate) fn new(engine: &Engine, distrusted: &HashSet<Key>) -> Result<Self, BuildError> {
         let name = if engine.ownership.user_namespace { "unpacked-user" } else { "unpacked" };
         let unpacked_root = engine
             .cache
@@ -79,6 +103,9 @@ impl Layers {
             unpacked: Mutex::default(),
             unpacked_root,
             parents: Mutex::default(),
+            framed: Framed::new(engine)?,
+            distrusted: distrusted.clone(),
+            downloaded: AtomicU64::new(0),
         })
     }
 
@@ -158,7 +185,8 @@ impl Layers {
         Err(BuildError::Lost { digest: descriptor.digest, keys: layer.key.into_iter().collect() })
     }
 
-    /// Fetches a base image's layer, finds out what is in it, and unpacks it on the way: one pass over the bytes.
+    /// Finds out what is in a base image's layer. If nobody has done so before, it is fetched, and copied into frames on the
+    /// way: one pass over the bytes.
     pub(crate) async fn index_foreign(
         &self,
         engine: &Engine,
@@ -166,13 +194,22 @@ impl Layers {
         step: StepId,
         downloaded: &AtomicU64,
     ) -> Result<LayerDescriptor, BuildError> {
-        let mut preimage = Preimage::default();
-        preimage.add("kind", "layer-index").add("layer", layer.digest);
-        if let Some(hit) = engine.cache.lookup(&preimage.key()).await
+        if let Some(hit) = engine.cache.lookup(&index_key(layer).key()).await
             && let [descriptor] = hit.record.layers[..]
         {
             return Ok(descriptor);
         }
+        Ok(self.index_blob(engine, layer, Some(step), downloaded).await?.layer)
+    }
+
+    /// The same without asking whether it was done before.
+    pub(super) async fn index_blob(
+        &self,
+        engine: &Engine,
+        layer: &Descriptor,
+        step: Option<StepId>,
+        downloaded: &AtomicU64,
+    ) -> Result<Indexed, BuildError> {
         let started = std::time::Instant::now();
         let created = engine.now();
         let media_type = MediaType::parse(&layer.media_type).unwrap_or(MediaType::Gzip);
@@ -182,42 +219,41 @@ impl Layers {
                 let Some((foreign, image)) = self.foreign(&layer.digest) else {
                     return Err(BuildError::Lost { digest: layer.digest, keys: Vec::new() });
                 };
-                fetch(engine, &foreign, &*image.source, Some(step), downloaded).await?
+                fetch(engine, &foreign, &*image.source, step, downloaded).await?
             }
         };
-        engine.events.emit(Event::StepStatus { step, status: format!("unpacking {}", layer.digest.short()) });
+        if let Some(step) = step {
+            let status = format!("indexing {}", layer.digest.short());
+            engine.events.emit(Event::StepStatus { step, status });
+        }
         let (size, digest) = (layer.size, layer.digest);
         let shared = engine.clone();
-        let root = self.unpacked_root.clone();
-        let (descriptor, toc) = engine
+        let (descriptor, copy, toc) = engine
             .blocking(move || {
-                let unpacked = unpack_blob(&shared, &path, &digest).map_err(|error| match error {
-                    UnpackError::Damaged => BuildError::Lost { digest, keys: Vec::new() },
-                    UnpackError::Build(error) => error,
-                    UnpackError::Layer(error) => {
-                        let hint = error.hint();
-                        let (place, image) = (String::new(), String::new());
-                        BuildError::Image { place, image, source: Box::new(error), hint }
-                    }
-                })?;
-                let toc = unpacked.scanned.toc.encode();
+                let Reframed { scanned, digest: copy, size: copy_size } = copy_blob(&shared, &path, &digest)?;
                 let toc = shared
                     .cache
                     .local()
-                    .store_bytes(toc)
+                    .store_bytes(scanned.toc.encode())
                     .map_err(|error| BuildError::cache("storing a layer's contents", error))?;
-                let diff_id = unpacked.keep(&root)?;
-                Ok((LayerDescriptor { diff_id, digest, size, media_type, toc }, unpacked.scanned.toc))
+                let layer = LayerDescriptor { diff_id: scanned.diff_id, digest, size, media_type, toc };
+                let copy =
+                    LayerDescriptor { digest: copy, size: copy_size, media_type: MediaType::Zstd, ..layer };
+                Ok((layer, copy, scanned.toc))
             })
             .await?;
         lock(&self.tocs).insert(descriptor.toc, Arc::new(toc));
+        let preimage = index_key(layer);
         let record = Record {
             foreign: true,
             ..engine.record(preimage, vec![descriptor], descriptor.diff_id, created, started)
         };
+        self.publish_copy(engine, &layer.digest, copy, &record).await?;
         let published = engine.cache.publish(record, false).await;
-        published.map_err(|error| BuildError::cache("storing the index of a base image", error))?;
-        Ok(descriptor)
+        let record =
+            published.map_err(|error| BuildError::cache("storing the index of a base image", error))?;
+        let layer = record.layers.first().copied().unwrap_or(descriptor);
+        Ok(Indexed { layer, copy })
     }
 
     /// The directory with a layer unpacked for overlayfs.
@@ -241,9 +277,8 @@ impl Layers {
         if final_path.join("fs").is_dir() {
             return Ok(final_path.join("fs"));
         }
-        let path = self.blob(engine, layer).await?;
-        let (diff_id, digest) = (layer.descriptor.diff_id, layer.descriptor.digest);
-        let keys: Vec<_> = layer.key.into_iter().collect();
+        let (path, digest, keys) = self.tar(engine, layer).await?;
+        let diff_id = layer.descriptor.diff_id;
         let shared = engine.clone();
         let root = self.unpacked_root.clone();
         engine
@@ -261,6 +296,23 @@ impl Layers {
                 Ok(root.join(diff_id.hex()).join("fs"))
             })
             .await
+    }
+
+    /// A blob on this machine that has a layer's tar, with its digest, and the records that promise it. Of a base image's
+    /// layer it is the framed copy, if there is one: that is nearer than the image, and faster to decompress.
+    async fn tar(
+        &self,
+        engine: &Engine,
+        layer: &ChainLayer,
+    ) -> Result<(PathBuf, Digest, Vec<Key>), BuildError> {
+        if let Some((foreign, image)) = self.foreign(&layer.descriptor.digest)
+            && let Some(copy) = self.copy(engine, &foreign, &image).await
+            && let Some(path) = engine.cache.blob_file(&copy.digest, copy.size).await
+        {
+            return Ok((path, copy.digest, copy_keys(&foreign, &image)));
+        }
+        let path = self.blob(engine, layer).await?;
+        Ok((path, layer.descriptor.digest, layer.key.into_iter().collect()))
     }
 
     /// The directories of a chain's layers for overlayfs, topmost first, unpacked.
@@ -329,33 +381,30 @@ impl Layers {
         self.unpacked_root.clone()
     }
 
-    /// Opens files of an input, unpacking the layers that have them. `paths` are the files that will be opened; `None`
-    /// for all of them.
+    /// Opens files of an input. What will be read is fetched ahead.
     pub(crate) async fn opener(
         &self,
         engine: &Engine,
         input: &InputTree,
-        paths: Option<&[Vec<u8>]>,
+        reads: Reads<'_>,
     ) -> Result<InputFiles, BuildError> {
         Ok(match input {
             InputTree::Empty => InputFiles::Empty,
             InputTree::Directory(context) => InputFiles::Directory(context.root.clone()),
+            // Where nothing is read, nothing needs to be there.
+            InputTree::Chain(_) if matches!(reads, Reads::These([])) => InputFiles::Empty,
             InputTree::Chain(chain) => {
                 let tree = self.tree(engine, chain).await?;
-                let layers = chain.layers();
-                let wanted: BTreeSet<usize> = match paths {
-                    None => (0..layers.len()).collect(),
-                    Some(paths) => paths
-                        .iter()
-                        .filter_map(|path| tree.get(path))
-                        .map(|node| node.origin.layer as usize)
-                        .collect(),
+                let contents = self.contents(engine, chain).await?;
+                let nodes: Vec<&Node> = match reads {
+                    Reads::All => tree.walk(b"").map(|(_, node)| node.node).collect(),
+                    Reads::These(paths) => {
+                        paths.iter().filter_map(|path| Some(tree.get(path)?.node)).collect()
+                    }
+                    Reads::Few => Vec::new(),
                 };
-                let unpacked = wanted.into_iter().filter_map(|number| Some((number, layers.get(number)?)));
-                let lowers = futures_util::future::try_join_all(unpacked.map(|(number, layer)| async move {
-                    Ok::<_, BuildError>((number, self.unpacked(engine, layer).await?))
-                }));
-                InputFiles::Layers { lowers: lowers.await?.into_iter().collect(), tree }
+                contents.expect(&nodes).await;
+                InputFiles::Layers { tree, contents }
             }
         })
     }
@@ -369,18 +418,17 @@ impl Layers {
     ) -> Result<Vec<u8>, BuildError> {
         let tree = self.tree(engine, chain).await?;
         let Ok(resolved) = tree.resolve(path.as_bytes(), true) else { return Ok(Vec::new()) };
-        let (Some(node), path) = (resolved.node, resolved.path) else { return Ok(Vec::new()) };
-        if node.content().is_none() {
-            return Ok(Vec::new());
-        }
-        let layers = chain.layers();
-        let Some(layer) = layers.get(node.origin.layer as usize) else { return Ok(Vec::new()) };
-        let lower = self.unpacked(engine, layer).await?;
-        let mut content = Vec::new();
-        let read = File::open(lower.join(std::ffi::OsStr::from_bytes(&path)))
-            .and_then(|file| file.take(USER_FILE_MAX).read_to_end(&mut content));
-        read.map_err(|error| BuildError::cache(format!("reading /{}", display(&path)), error))?;
-        Ok(content)
+        let Some(node) = resolved.node.filter(|node| node.size() > 0) else { return Ok(Vec::new()) };
+        let contents = self.contents(engine, chain).await?;
+        let node = node.node.clone();
+        engine
+            .blocking(move || {
+                let mut content = vec![0; node.size().min(USER_FILE_MAX) as usize];
+                let count = contents.read(&node, 0, &mut content)?;
+                content.truncate(count);
+                Ok(content)
+            })
+            .await
     }
 }
 
@@ -398,7 +446,7 @@ pub(crate) fn with_key(error: BuildError, layer: &ChainLayer) -> BuildError {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -476,6 +524,41 @@ fn unpack_blob(engine: &Engine, path: &Path, digest: &Digest) -> Result<Unpacked
     }
 }
 
+/// Copies the blob at `path`, a base image's layer, which must have the digest `digest`, into frames.
+fn copy_blob(engine: &Engine, path: &Path, digest: &Digest) -> Result<Reframed, BuildError> {
+    let local = engine.cache.local();
+    let build = |error: Box<dyn std::error::Error + Send + Sync>| {
+        BuildError::cache("copying a base image's layer", error)
+    };
+    let directory = local.tmp_dir().map_err(|error| build(error.into()))?;
+    let target = directory.path().join("copy");
+    let open = || Ok::<_, std::io::Error>((fs_err::File::open(path)?, File::create(&target)?));
+    let (blob, out) = open().map_err(|error| build(error.into()))?;
+    let blob = UntilCancelled::new(blob, &engine.cancel);
+    let options = ScanOptions { max_raw_size: RAW_BYTES_MAX, ..ScanOptions::default() };
+    let frames = LayerOptions { compression: COPY_COMPRESSION, ..LayerOptions::default() };
+    let lost = || {
+        local.quarantine_blob(digest);
+        BuildError::Lost { digest: *digest, keys: Vec::new() }
+    };
+    match layer::reframe(blob, &options, &mut (), out, frames) {
+        Ok(copy) if copy.scanned.digest == *digest => {
+            local.adopt_blob(&target, &copy.digest).map_err(|error| build(error.into()))?;
+            Ok(copy)
+        }
+        Ok(_) => Err(lost()),
+        Err(_) if engine.cancel.is_cancelled() => Err(BuildError::Cancelled),
+        // Damage shows in many ways. What is sound and still fails is the layer's, or the disk's, own fault.
+        Err(error) => match digest_of(path) {
+            Ok(actual) if actual == *digest => {
+                let (place, image, hint) = (String::new(), String::new(), error.hint());
+                Err(BuildError::Image { place, image, source: Box::new(error), hint })
+            }
+            _ => Err(lost()),
+        },
+    }
+}
+
 fn digest_of(path: &Path) -> std::io::Result<Digest> {
     let mut hashing = Hashing::new(std::io::sink());
     std::io::copy(&mut fs_err::File::open(path)?, &mut hashing)?;
@@ -526,6 +609,17 @@ async fn fetch(
     Ok(local.blob_path(&layer.digest))
 }
 
+/// What will be read of an input.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Reads<'p> {
+    /// All files.
+    All,
+    /// These files and no others.
+    These(&'p [Vec<u8>]),
+    /// A few files; which ones will be seen.
+    Few,
+}
+
 /// The files of an input, ready to be opened.
 #[derive(Debug)]
 pub(crate) enum InputFiles {
@@ -535,13 +629,20 @@ pub(crate) enum InputFiles {
     Directory(PathBuf),
     /// One file, whatever its name.
     File(Arc<File>),
-    /// Unpacked layers by their number, and the tree that says which one has which file.
-    Layers { tree: Arc<Tree>, lowers: HashMap<usize, PathBuf> },
+    /// Those of layers.
+    Layers { tree: Arc<Tree>, contents: Arc<Contents> },
 }
 
 impl Opener for InputFiles {
     fn is_context(&self) -> bool {
         matches!(self, Self::Directory(_))
+    }
+
+    fn failure(&self) -> Option<BuildError> {
+        match self {
+            Self::Layers { contents, .. } => contents.failure().cloned().map(BuildError::from),
+            _ => None,
+        }
     }
 
     fn open(&self, path: &[u8]) -> Result<Box<dyn Read + Send>, CopyError> {
@@ -556,9 +657,9 @@ impl Opener for InputFiles {
                 let opened = fs_err::File::open(&path).map_err(|source| CopyError::Io { path, source })?;
                 return Ok(Box::new(opened.into_parts().0));
             }
-            Self::Layers { tree, lowers } => {
+            Self::Layers { tree, contents } => {
                 let node = tree.get(path).ok_or_else(not_found)?;
-                lowers.get(&(node.origin.layer as usize)).ok_or_else(not_found)?.join(name)
+                return Ok(Box::new(contents.reader(node.node)));
             }
         };
         // Whoever reads it has a buffer; a second one for each of many small files would cost more than it saves.
@@ -575,7 +676,7 @@ pub(crate) fn write_staged(
     entries: &[(Vec<u8>, Staged)],
     openers: &[&dyn Opener],
 ) -> Result<FinishedLayer, BuildError> {
-    write_layer(engine, Compression::default(), |writer| {
+    let written = write_layer(engine, Compression::default(), |writer| {
         for (path, staged) in entries {
             let entry = layer::Entry {
                 path: path.clone(),
@@ -613,7 +714,9 @@ pub(crate) fn write_staged(
             }
         }
         Ok(())
-    })
+    });
+    // What came of a read that failed only the reader knows.
+    written.map_err(|error| openers.iter().find_map(|opener| opener.failure()).unwrap_or(error))
 }
 
 /// Writes a layer into the local store, with its table of contents.

@@ -6,12 +6,14 @@
 
 mod chain;
 mod checks;
+mod contents;
 mod contexts;
 pub(crate) mod copy;
 mod engine;
 mod error;
 mod export;
 mod foreign;
+mod framed;
 mod inputs;
 mod keys;
 mod layers;
@@ -22,9 +24,11 @@ pub(crate) mod plan;
 mod remembered;
 mod remotes;
 mod run;
+mod served;
 mod solve;
 mod ssh;
 mod stop;
+mod traced;
 mod why;
 
 pub use checks::{Checked, Target, targets};

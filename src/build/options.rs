@@ -38,6 +38,11 @@ pub struct BuildRequest {
     pub annotations: Vec<Annotation>,
     /// `--no-cache`: use no record.
     pub no_cache: bool,
+    /// Whether commands are served their files while what they look at is traced; not with `--no-trace`.
+    pub trace: bool,
+    /// A rule of tracing that is not followed: so a test shows that it would find out.
+    #[cfg(debug_assertions)]
+    pub blind: Option<String>,
     /// `--no-cache-filter`: use no record for these stages.
     pub no_cache_filter: Vec<String>,
     /// `--pull`: ask the registries for base images even where the local cache knows an answer.

@@ -11,9 +11,10 @@ use super::copy::{Opener, step as copy_step, view};
 use super::engine::Engine;
 use super::error::{BuildError, StepFailure};
 use super::inputs::InputTree;
-use super::layers::{InputFiles, write_layer, write_staged};
+use super::layers::{InputFiles, Reads, write_layer, write_staged};
 use super::mask::Masker;
 use super::plan::{CopyOp, Op, PlannedStage, PlannedStep, RunMount, RunOp, WorkdirOp};
+use super::served::Served;
 use super::solve::{Made, Solver};
 use super::ssh::{Access, Forwarding, SshError};
 use crate::dockerfile::{Mount, Sharing};
@@ -23,6 +24,7 @@ use crate::exec::{
 };
 use crate::hint::Hint as _;
 use crate::layer::{Compression, DiffOptions, Timestamp, diff_upper};
+use crate::record::Shape;
 use crate::store::Lock;
 use crate::tree::Tree;
 
@@ -36,16 +38,17 @@ const TAIL_LINE_BYTES: usize = 400;
 const LOG_BYTES_MAX: usize = 1 << 20;
 
 impl Solver<'_> {
-    /// Does what a step says.
+    /// Does what a step says. `last` is what it looked at the last time.
     pub(super) async fn work(
         &self,
         stage: &PlannedStage,
         step: &PlannedStep,
         base: &Arc<Chain>,
         inputs: &[InputTree],
+        last: Option<&Shape>,
     ) -> Result<Made, BuildError> {
         match &step.op {
-            Op::Run(op) => self.run(stage, step, op, base, inputs).await,
+            Op::Run(op) => self.run(stage, step, op, base, inputs, last).await,
             Op::Copy(op) => self.copy(step, op, base, inputs).await,
             Op::Workdir(op) => self.workdir(step, op, base).await,
         }
@@ -94,12 +97,12 @@ impl Solver<'_> {
         let spool = self.engine.cache.local().tmp_dir();
         let spool = spool.map_err(|error| BuildError::cache("making a temporary directory", error))?;
         let has_source = !op.sources.is_empty();
-        // Only an archive is opened while it is worked out what is copied; what is copied then says which layers are needed.
+        // Only an archive is opened while it is worked out what is copied; what is copied then says what is fetched.
         let unpack = std::iter::once(op.unpack).chain(op.remotes.iter().map(|remote| remote.unpack));
         let mut sources = Vec::with_capacity(inputs.len());
         for (input, unpack) in inputs.iter().zip(unpack) {
             let source = self.layers.input_tree(self.engine, input).await?;
-            let early: Option<&[Vec<u8>]> = if unpack { None } else { Some(&[]) };
+            let early = if unpack { Reads::Few } else { Reads::These(&[]) };
             sources.push((source, self.layers.opener(self.engine, input, early).await?));
         }
         let staged = {
@@ -137,7 +140,7 @@ impl Solver<'_> {
         }
         let mut openers = Vec::with_capacity(inputs.len());
         for (input, paths) in inputs.iter().zip(&needed) {
-            openers.push(self.layers.opener(self.engine, input, Some(paths)).await?);
+            openers.push(self.layers.opener(self.engine, input, Reads::These(paths)).await?);
         }
         let made = self.staged(base, &tree, entries, openers).await;
         drop(spool);
@@ -163,7 +166,7 @@ impl Solver<'_> {
                 merged
                     .apply(number, &finished.toc)
                     .map_err(|error| BuildError::cache("merging a new layer", error))?;
-                Ok(Made { descriptor: finished.descriptor(), tree: Arc::new(merged), log: None })
+                Ok(Made { descriptor: finished.descriptor(), tree: Arc::new(merged), log: None, reads: None })
             })
             .await
     }
@@ -237,6 +240,7 @@ impl Solver<'_> {
         op: &RunOp,
         base: &Arc<Chain>,
         inputs: &[InputTree],
+        last: Option<&Shape>,
     ) -> Result<Made, BuildError> {
         let place = format!("{}:{}", self.dockerfile.name, step.lines);
         let executor = self.engine.executor.clone().map_err(|reason| BuildError::Execute {
@@ -259,13 +263,23 @@ impl Solver<'_> {
         let store = |error| BuildError::cache("making a temporary directory", error);
         let directory = self.engine.cache.local().tmp_dir().map_err(store)?;
         let paths: Vec<PathBuf> =
-            ["upper", "work", "scratch"].iter().map(|name| directory.path().join(name)).collect();
+            ["upper", "work", "scratch", "served"].iter().map(|name| directory.path().join(name)).collect();
         for path in &paths {
             fs_err::create_dir(path)
                 .map_err(|error| BuildError::cache("making a temporary directory", error))?;
         }
         let [upper, work, scratch] = [&paths[0], &paths[1], &paths[2]];
-        let lowers = self.layers.lowers(self.engine, base).await?;
+        let mut served = self.is_traced(step).then(|| Served::new(paths[3].clone()));
+        let lowers = match &mut served {
+            Some(served) => {
+                let start = InputTree::Chain(Arc::clone(base));
+                vec![served.add(self.engine, self.layers, &start).await?]
+            }
+            None => {
+                self.tell_untraced(op);
+                self.layers.lowers(self.engine, base).await?
+            }
+        };
         let tree = self.layers.tree(self.engine, base).await?;
         self.be_root(&tree, upper)?;
         let user = self.user(step, base, &op.user).await?;
@@ -283,7 +297,10 @@ impl Solver<'_> {
         }
         for (number, (mount, input)) in op.mounts.iter().zip(inputs).enumerate() {
             let scratch = scratch.join(format!("mount-{number}"));
-            self.mount(step, mount, input, &scratch, &mut env, &mut mounts).await?;
+            self.mount(step, mount, input, &scratch, &mut env, &mut mounts, served.as_mut()).await?;
+        }
+        if let (Some(served), Some(last)) = (&served, last) {
+            served.read_ahead(last);
         }
         // As runc does it, where the image or the Dockerfile does not say.
         if !env.iter().any(|(name, _)| name == "HOME") {
@@ -292,6 +309,8 @@ impl Solver<'_> {
             env.push(("HOME".to_owned(), home));
         }
         let mut spec = ExecStep::new(lowers, upper.clone(), work.clone(), scratch.clone(), op.args.clone());
+        spec.served = served.as_ref().map(Served::places).unwrap_or_default();
+        let trees = served.as_ref().map(Served::trees).unwrap_or_default();
         spec.env = env;
         spec.cwd.clone_from(&op.cwd);
         spec.user = user;
@@ -312,12 +331,18 @@ impl Solver<'_> {
             .engine
             .blocking(move || {
                 let mut log = Log::new(events, id, &secrets);
-                let outcome = executor.run(&spec, &mut |stream, data| log.take(stream, data), &cancel);
+                let outcome =
+                    executor.run(&spec, &trees, &mut |stream, data| log.take(stream, data), &cancel);
                 log.end();
                 Ok((outcome, log))
             })
             .await?;
         let (result, log) = outcome;
+        // The command has seen errors then that are not its own, whatever it made of them.
+        if let Some(failure) = served.as_ref().and_then(Served::failure) {
+            let cancelled = self.engine.cancel.is_cancelled();
+            return Err(if cancelled { BuildError::Cancelled } else { failure });
+        }
         let outcome = result.map_err(|error| match error {
             ExecError::Cancelled => BuildError::Cancelled,
             error => {
@@ -340,9 +365,32 @@ impl Solver<'_> {
             return Err(failure(place, step, outcome.exit, log.tail()).into());
         }
         drop((mounts.locks, mounts.agents));
-        let made = self.keep(base, &tree, upper.clone(), started, outcome, log).await;
+        let reads = match &served {
+            Some(served) => served.looks(&["etc/passwd", "etc/group"])?,
+            None => None,
+        };
+        #[cfg(debug_assertions)]
+        let reads = match (reads, &served, &self.request.blind) {
+            (Some(shape), Some(served), Some(rule)) => Some(served.blinded(shape, rule)),
+            (reads, ..) => reads,
+        };
+        let is_served = served.is_some();
+        let made = self.keep(base, &tree, upper.clone(), started, outcome, log, is_served).await;
+        let made = made.map(|made| Made { reads, ..made });
         drop(directory);
         made
+    }
+
+    /// Says once why commands are not traced, if that is this machine's fault.
+    fn tell_untraced(&self, op: &RunOp) {
+        if let (Some(reason), true, true) = (&self.engine.unserved, self.request.trace, op.trace)
+            && !self.progress.told_untraced.swap(true, std::sync::atomic::Ordering::Relaxed)
+        {
+            let message = format!(
+                "what commands read is not traced ({reason}): they start from unpacked layers, and run again when anything in them has changed"
+            );
+            self.emit(Event::Warning { message });
+        }
     }
 
     /// Gives the upper directory the mode and owner of the tree's root: they are what the step sees of `/`.
@@ -357,7 +405,9 @@ impl Solver<'_> {
         fs_err::set_permissions(upper, permissions).map_err(io)
     }
 
-    /// Turns the upper directory of a command into a layer, and keeps it as that layer's unpacked form.
+    /// Turns the upper directory of a command into a layer, and keeps it as that layer's unpacked form where others start
+    /// from such.
+    #[expect(clippy::too_many_arguments, reason = "what is left of a command")]
     async fn keep(
         &self,
         base: &Arc<Chain>,
@@ -366,6 +416,7 @@ impl Solver<'_> {
         started: Timestamp,
         outcome: ExecOutcome,
         log: Log,
+        is_served: bool,
     ) -> Result<Made, BuildError> {
         let engine = self.engine.clone();
         let tree = Arc::clone(tree);
@@ -396,14 +447,15 @@ impl Solver<'_> {
                 let log = log.store(&engine)?;
                 // The directory is the layer already; unpacking it again would cost time and space. Left-over mount
                 // points and clamped times make it another one.
-                if options.exclude.is_empty() && options.clamp.is_none() {
+                if options.exclude.is_empty() && options.clamp.is_none() && !is_served {
                     let _ = super::layers::keep_unpacked(&upper, &unpacked, &finished.diff_id);
                 }
-                Ok(Made { descriptor: finished.descriptor(), tree: Arc::new(merged), log })
+                Ok(Made { descriptor: finished.descriptor(), tree: Arc::new(merged), log, reads: None })
             })
             .await
     }
 
+    #[expect(clippy::too_many_arguments, reason = "where one mount may have to leave something")]
     async fn mount(
         &self,
         step: &PlannedStep,
@@ -412,11 +464,12 @@ impl Solver<'_> {
         scratch: &Path,
         env: &mut Vec<(String, String)>,
         mounts: &mut Mounts,
+        served: Option<&mut Served>,
     ) -> Result<(), BuildError> {
         let target = mount.target.clone().unwrap_or_default();
         match &mount.mount {
             Mount::Bind { source, writable, .. } => {
-                mounts.list.push(self.bind(input, source, target, !writable, scratch).await?);
+                mounts.list.push(self.bind(input, source, target, !writable, scratch, served).await?);
             }
             Mount::Cache { .. } => self.cache_mount(step, mount, input, target, mounts).await?,
             Mount::Tmpfs { size, .. } => {
@@ -494,8 +547,14 @@ impl Solver<'_> {
         target: String,
         read_only: bool,
         scratch: &Path,
+        served: Option<&mut Served>,
     ) -> Result<StepMount, BuildError> {
         let io = |error: std::io::Error| BuildError::cache("preparing a mount", error);
+        if let (false, Some(served)) = (input.is_empty(), served) {
+            let lowers = vec![served.add(self.engine, self.layers, input).await?];
+            let source = format!("/{}", view::display(&view::clean(source.as_bytes())));
+            return Ok(StepMount::BindOverlay { lowers, source, target, read_only });
+        }
         Ok(match input {
             InputTree::Empty => {
                 fs_err::create_dir(scratch).map_err(io)?;
@@ -586,7 +645,7 @@ impl Solver<'_> {
             if input.is_empty() {
                 fs_err::create_dir(&new).map_err(io)?;
             } else {
-                let files = self.layers.opener(self.engine, input, None).await?;
+                let files = self.layers.opener(self.engine, input, Reads::All).await?;
                 let tree = self.layers.input_tree(self.engine, input).await?;
                 let (source, new) = (source.clone(), new.clone());
                 let chown = !self.engine.ownership.single_id;
@@ -594,8 +653,10 @@ impl Solver<'_> {
                     .blocking(move || {
                         let path = view::resolve(&*tree, b"", source.as_bytes(), true)
                             .map_err(|error| BuildError::cache("making a cache mount", error))?;
-                        super::materialise::copy_out(&tree, &files, &path, &new, chown)
-                            .map_err(|error| BuildError::cache("making a cache mount", error))
+                        super::materialise::copy_out(&tree, &files, &path, &new, chown).map_err(|error| {
+                            let lost = files.failure();
+                            lost.unwrap_or_else(|| BuildError::cache("making a cache mount", error))
+                        })
                     })
                     .await?;
             }

@@ -5,7 +5,7 @@
 //! looks into trees), and only then the work itself, under a lock so that no other build on this machine does it too.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,7 @@ use super::options::BuildRequest;
 use super::plan::{CopyOp, Input, Op, Plan, PlannedStage, PlannedStep, RunOp, Start};
 use super::remotes::Remotes;
 use super::ssh::Agents;
+use super::traced::TracedStep;
 use crate::digest::Digest;
 use crate::dockerfile::{Dockerfile, DockerfileError, Mount};
 use crate::event::{Event, StepId, StepOutcome};
@@ -69,6 +70,8 @@ pub(crate) struct Progress {
     pub(crate) ran: AtomicU32,
     pub(crate) would_run: AtomicU32,
     pub(crate) saved_ms: AtomicU64,
+    /// The user knows that commands are not traced.
+    pub(crate) told_untraced: AtomicBool,
     /// Steps that this build has made: another platform's, or another stage's, are the same ones, cache or no cache.
     pub(crate) made: Mutex<HashSet<Key>>,
     /// What every step is keyed on, as far as that is known.
@@ -98,7 +101,9 @@ impl Solver<'_> {
             records.sort_by_key(|(id, _)| *id);
             records.into_iter().map(|(_, step)| step)
         };
-        let steps = sorted(&self.used).chain(sorted(&self.aliases));
+        // Copies come last: a bundle is also known by its first record of its own.
+        let copies = self.inputs.copies(self.layers);
+        let steps = sorted(&self.used).chain(sorted(&self.aliases)).chain(copies);
         Bundle { steps: self.inputs.indexes().into_iter().chain(steps).collect() }
     }
 
@@ -252,12 +257,21 @@ impl Solver<'_> {
         {
             return Ok(Some(self.put_on(step, base, hit, exact, started).await?));
         }
+        let mut traced = TracedStep::default();
+        if self.is_traced(step) && !stage.no_cache {
+            traced = self.look_up_traced(step, &exact, base, inputs).await?;
+            if let Some(hit) = traced.hit.take() {
+                self.found_by(step, hit.record.clone());
+                return Ok(Some(self.put_on(step, base, hit, exact, started).await?));
+            }
+        }
         keys.exact = Some(exact.clone());
         let before = self.before.steps.iter().find(|before| before.slot == step.slot);
         let reason = if stage.no_cache {
             "the cache is switched off for it".to_owned()
         } else {
-            let changes = self.changes(stage, step, base, inputs, before).await;
+            let mut changes = self.changes(stage, step, base, inputs, before).await;
+            changes.seen = traced.differences.take().unwrap_or_default();
             explain::reason(before.map(|before| &before.record.preimage), &exact, &changes)
         };
         if self.request.dry_run {
@@ -288,7 +302,7 @@ impl Solver<'_> {
             }
         };
         let created = self.engine.now();
-        let made = self.work(stage, step, base, inputs).await?;
+        let made = self.work(stage, step, base, inputs, traced.last.as_ref()).await?;
         let created = self.request.source_date_epoch.map_or(created, |epoch| epoch.min(created));
         let tree = made.tree.digest();
         let record = self.engine.record(exact.clone(), vec![made.descriptor], tree, created, started);
@@ -300,6 +314,12 @@ impl Solver<'_> {
         self.progress.made.lock().unwrap_or_else(PoisonError::into_inner).insert(exact.key());
         for short_cut in keys.coarse.into_iter().chain(linked) {
             self.publish_alias(step, &record, short_cut).await;
+        }
+        if let Some(shape) = &made.reads
+            && record.layers == [made.descriptor]
+        {
+            let known = std::mem::take(&mut traced.known);
+            self.publish_traced(step, &record, shape, known, base, inputs).await?;
         }
         self.progress.ran.fetch_add(1, Ordering::Relaxed);
         let outcome = StepOutcome::Ran { reason };
@@ -521,6 +541,11 @@ impl Solver<'_> {
     async fn publish_alias(&self, step: &PlannedStep, record: &Record, preimage: Preimage) {
         let record = Record { preimage, scope: self.engine.cache.write_scope().clone(), ..record.clone() };
         let _ = self.engine.cache.publish(record.clone(), true).await;
+        self.found_by(step, record);
+    }
+
+    /// Keeps a record in the build's bundle by which the next build finds the step's result.
+    pub(super) fn found_by(&self, step: &PlannedStep, record: Record) {
         let mut aliases = self.aliases.lock().unwrap_or_else(PoisonError::into_inner);
         aliases.push((step.id, BundleStep { slot: step.slot.clone(), record }));
     }
@@ -547,4 +572,6 @@ pub(crate) struct Made {
     pub(crate) descriptor: LayerDescriptor,
     pub(crate) tree: Arc<crate::tree::Tree>,
     pub(crate) log: Option<Digest>,
+    /// What it looked at, if that is known.
+    pub(crate) reads: Option<crate::record::Shape>,
 }

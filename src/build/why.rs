@@ -34,7 +34,7 @@ impl Solver<'_> {
         if before.record.preimage.get("tree") != Some(&base.digest.into()) {
             let found_cause = self.earlier_steps(stage, step, &mut files).await;
             let base = !found_cause && files.is_empty();
-            return Changes { files: names(&files), base };
+            return Changes { files: names(&files), base, ..Changes::default() };
         }
         if let Op::Copy(op) = &step.op
             && let Some(input) = inputs.first()
@@ -63,7 +63,7 @@ impl Solver<'_> {
                 compare(&old, &new.collect(), &mut files);
             }
         }
-        Changes { files: names(&files), base: false }
+        Changes { files: names(&files), ..Changes::default() }
     }
 
     /// Collects what the steps before `step` changed otherwise than last time; `true` if any of them did.

@@ -220,6 +220,13 @@ pub struct BuildArgs {
     )]
     pub no_cache: bool,
 
+    /// Run a step again if anything has changed that it could have read, instead of what it did read
+    ///
+    /// Commands then start from unpacked layers. A comment `# crossdock:no-trace` directly above a RUN does so for this
+    /// one.
+    #[arg(long)]
+    pub no_trace: bool,
+
     /// Run every step of these stages
     #[arg(long, value_name = "STAGE,…", value_delimiter = ',')]
     pub no_cache_filter: Vec<String>,

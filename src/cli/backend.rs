@@ -313,6 +313,7 @@ pub(super) async fn engine(
         .map_err(|error| CliError::hinted(ExitStatus::System, error))?;
     let mut engine = Engine::new(cache, machine.executor, registry, events, now, machine.ownership, cancel.0);
     engine.git = settings.git.clone();
+    engine.unserved = exec::doctor::fuse_obstacle();
     Ok(engine)
 }
 

@@ -68,6 +68,9 @@ pub(crate) fn of_args(
         labels: args.label.clone(),
         annotations: Vec::new(),
         no_cache: args.no_cache,
+        trace: !args.no_trace,
+        #[cfg(debug_assertions)]
+        blind: environment.text("CROSSDOCK_BLIND").map(str::to_owned),
         no_cache_filter: args.no_cache_filter.clone(),
         pull: args.pull,
         network: args.network,

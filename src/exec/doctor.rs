@@ -239,14 +239,23 @@ fn seccomp(actions: Option<&str>) -> Finding {
     }
 }
 
+/// Why commands cannot be served their files while they run; `None` if they can.
+pub fn fuse_obstacle() -> Option<String> {
+    let opened = fs_err::OpenOptions::new().read(true).write(true).open("/dev/fuse");
+    opened.err().map(|error| format!("/dev/fuse cannot be opened: {}", error.kind()))
+}
+
 fn fuse() -> Finding {
-    let device = Path::new("/dev/fuse");
-    match fs_err::OpenOptions::new().read(true).write(true).open(device) {
-        Ok(_) => Finding::ok("fuse", "/dev/fuse can be opened"),
-        Err(error) => Finding::bad(
+    match fuse_obstacle() {
+        None => {
+            Finding::ok("fuse", "steps are served their files while they run, and what they read is known")
+        }
+        Some(reason) => Finding::bad(
             "fuse",
             Status::Limited,
-            format!("/dev/fuse cannot be opened ({}): layers are always unpacked whole", error.kind()),
+            format!(
+                "{reason}: layers are unpacked whole, and steps run again when anything in them has changed"
+            ),
             "`modprobe fuse`, or in a container pass the device (`--device /dev/fuse`)",
         ),
     }

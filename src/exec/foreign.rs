@@ -79,7 +79,7 @@ pub fn examine(executor: &dyn Executor, platform: &Platform, place: &Path) -> Re
     let mut log = |_: Stream, data: &[u8]| {
         output.extend(data.iter().take(OUTPUT_MAX.saturating_sub(output.len())));
     };
-    let ExecOutcome { exit, .. } = executor.run(&step, &mut log, &cancel)?;
+    let ExecOutcome { exit, .. } = executor.run(&step, &[], &mut log, &cancel)?;
     Ok(judge(exit, &String::from_utf8_lossy(&output)))
 }
 

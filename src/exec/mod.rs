@@ -31,6 +31,6 @@ pub use cancel::CancelToken;
 pub use error::ExecError;
 pub use helper::{Once, helper_main};
 pub use native::{NativeExecutor, OciRuntimeExecutor, Settings};
-pub use step::{ExecOutcome, ExecStep, Executor, Exit, Network, Security, StepMount, Ulimit};
+pub use step::{ExecOutcome, ExecStep, Executor, Exit, Network, Security, ServedTree, StepMount, Ulimit};
 pub use user::{ResolvedUser, UserError, resolve_owner, resolve_user};
 pub use userns::{Ids, UserNamespace, UserNamespaceError, enter_user_namespace};

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,8 +15,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Timestamps};
 
 use crate::event::Stream;
 use crate::exec::helper::{DEFAULT_HOSTNAME, OWN_NETWORK, modified};
-use crate::exec::protocol::{Order, Report, SUPERVISOR, Stub, receive, send};
-use crate::exec::{CancelToken, ExecError, ExecOutcome, ExecStep, Executor, Exit, Ids, Network};
+use crate::exec::protocol::{Order, Report, SUPERVISOR, Stub, receive_with, send};
+use crate::exec::{CancelToken, ExecError, ExecOutcome, ExecStep, Executor, Exit, Ids, Network, ServedTree};
 
 /// One read from an output of the step: a pipe's default capacity.
 const CHUNK: usize = 64 << 10;
@@ -103,11 +104,12 @@ impl Executor for NativeExecutor {
     fn run(
         &self,
         step: &ExecStep,
+        trees: &[Arc<dyn ServedTree>],
         log: &mut dyn FnMut(Stream, &[u8]),
         cancel: &CancelToken,
     ) -> Result<ExecOutcome, ExecError> {
         self.check(step)?;
-        run_helpers(&self.program, &self.settings, None, step, log, cancel)
+        run_helpers(&self.program, &self.settings, None, step, trees, log, cancel)
     }
 
     fn describe(&self) -> String {
@@ -137,6 +139,7 @@ impl Executor for OciRuntimeExecutor {
     fn run(
         &self,
         step: &ExecStep,
+        trees: &[Arc<dyn ServedTree>],
         log: &mut dyn FnMut(Stream, &[u8]),
         cancel: &CancelToken,
     ) -> Result<ExecOutcome, ExecError> {
@@ -146,6 +149,7 @@ impl Executor for OciRuntimeExecutor {
             &self.native.settings,
             Some(self.runtime.clone()),
             step,
+            trees,
             log,
             cancel,
         )
@@ -169,6 +173,7 @@ fn run_helpers(
     settings: &Settings,
     runtime: Option<PathBuf>,
     step: &ExecStep,
+    trees: &[Arc<dyn ServedTree>],
     log: &mut dyn FnMut(Stream, &[u8]),
     cancel: &CancelToken,
 ) -> Result<ExecOutcome, ExecError> {
@@ -183,7 +188,8 @@ fn run_helpers(
         hosts: hosts(step),
     };
     let mut stubs = Vec::new();
-    let result = Run::start(program, &order).and_then(|run| run.watch(&order, log, cancel, &mut stubs));
+    let result =
+        Run::start(program, &order).and_then(|run| run.watch(&order, trees, log, cancel, &mut stubs));
     // Also after a failure: the caller may want to look at what the step left.
     let created_mountpoints = remove_stubs(&step.upper, &stubs);
     let (exit, notes) = result?;
@@ -218,6 +224,7 @@ impl Run {
     fn watch(
         mut self,
         order: &Order,
+        trees: &[Arc<dyn ServedTree>],
         log: &mut dyn FnMut(Stream, &[u8]),
         cancel: &CancelToken,
         stubs: &mut Vec<Stub>,
@@ -243,7 +250,8 @@ impl Run {
             if !ready.socket {
                 continue;
             }
-            let report = match receive(&self.socket) {
+            let mut device = None;
+            let report = match receive_with(&self.socket, &mut device) {
                 Ok(report) => report,
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
                 Err(source) => return Err(ExecError::Channel { doing: "reading its report", source }),
@@ -251,6 +259,14 @@ impl Run {
             match report {
                 Some(Report::Note(note)) => notes.push(note),
                 Some(Report::Created(stub)) => stubs.push(stub),
+                Some(Report::Mounted(place)) => {
+                    let served = match (trees.get(place), device) {
+                        (Some(tree), Some(device)) => tree.serve(device),
+                        _ => Err(ErrorKind::InvalidData.into()),
+                    };
+                    served
+                        .map_err(|source| ExecError::Channel { doing: "serving the step's files", source })?;
+                }
                 Some(Report::Failed { what, reason, advice }) => {
                     failure = Some(ExecError::Setup { what, reason, advice });
                 }

@@ -1,6 +1,10 @@
 //! What an executor is told, and what it answers.
 
+use std::fmt::{self, Debug};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +17,10 @@ use crate::exec::{CancelToken, ExecError, ResolvedUser};
 /// is no format and has no stability.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct ExecStep {
-    /// Unpacked layer directories, topmost first. Empty for a step that starts from nothing.
+    /// Where the trees that [`Executor::run`] is given are mounted, each in its place: existing, empty directories. The
+    /// mounts are the step's own, and are below any path that leads through them.
+    pub served: Vec<PathBuf>,
+    /// Unpacked layer directories, topmost first, or the place of a served tree. Empty for a step that starts from nothing.
     pub lowers: Vec<PathBuf>,
     /// Takes the step's changes: an existing, empty directory. The caller turns it into a layer. Its own mode
     /// and owner are those of `/` in the step: one that is private shuts every other user out.
@@ -63,6 +70,7 @@ impl ExecStep {
         args: Vec<String>,
     ) -> Self {
         Self {
+            served: Vec::new(),
             lowers,
             upper,
             work,
@@ -84,8 +92,8 @@ impl ExecStep {
 }
 
 /// Shows the names of variables and not their values: a secret must not reach a log by way of `{:?}`.
-impl std::fmt::Debug for ExecStep {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Debug for ExecStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ExecStep")
             .field("args", &self.args)
             .field("env", &self.env.iter().map(|(name, _)| name).collect::<Vec<_>>())
@@ -141,7 +149,7 @@ pub enum StepMount {
     },
     /// A path out of another stage or image.
     BindOverlay {
-        /// Its unpacked layers, topmost first.
+        /// Its unpacked layers, topmost first, or the place of a served tree.
         lowers: Vec<PathBuf>,
         /// The path inside them, resolved there (symbolic links stay inside).
         source: String,
@@ -213,8 +221,8 @@ impl StepMount {
 }
 
 /// Shows kind and target only: a secret must not reach a log by way of `{:?}`.
-impl std::fmt::Debug for StepMount {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Debug for StepMount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self {
             Self::Bind { .. } => "Bind",
             Self::BindOverlay { .. } => "BindOverlay",
@@ -258,9 +266,21 @@ pub struct ExecOutcome {
     pub notes: Vec<String>,
 }
 
+/// Files that a process of this program serves to one step, instead of having them on disk.
+pub trait ServedTree: Send + Sync + Debug {
+    /// Begins to answer what comes from `device`, an open `/dev/fuse` that has just been mounted, until that mount is
+    /// gone. Returns at once.
+    ///
+    /// # Errors
+    /// If it cannot begin.
+    fn serve(&self, device: OwnedFd) -> io::Result<()>;
+}
+
 /// Runs steps. Implementations know nothing of Dockerfiles, trees or the step graph.
-pub trait Executor: Send + Sync + std::fmt::Debug {
+pub trait Executor: Send + Sync + Debug {
     /// Runs one step and waits for it: to be called on a thread that may block. Several may run at once.
+    ///
+    /// `trees` are mounted at [`ExecStep::served`], of which there are as many.
     ///
     /// `log` gets the command's output as it comes, in the calling thread. A step that fails is an
     /// [`ExecOutcome`]; an error means that it could not be run or was cancelled. When this returns, no
@@ -268,6 +288,7 @@ pub trait Executor: Send + Sync + std::fmt::Debug {
     fn run(
         &self,
         step: &ExecStep,
+        trees: &[Arc<dyn ServedTree>],
         log: &mut dyn FnMut(Stream, &[u8]),
         cancel: &CancelToken,
     ) -> Result<ExecOutcome, ExecError>;

@@ -1,6 +1,7 @@
 //! Why a step ran: the difference between what it is keyed on now and what it was keyed on last time.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::record::{Preimage, Value};
 
@@ -14,6 +15,71 @@ pub struct Changes {
     pub files: Vec<String>,
     /// The base image is another one.
     pub base: bool,
+    /// What the step would see otherwise than the last time, where it is known what it saw then.
+    pub seen: Vec<Difference>,
+}
+
+/// Something that a step looked at and that is different now. Paths begin with a slash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Difference {
+    /// A file that it read has another content.
+    Content(String),
+    /// It looked for something that was not there and is now.
+    Appeared(String),
+    /// Something is no longer there.
+    Gone(String),
+    /// A directory that it listed has other names in it.
+    Names(String),
+    /// Something has another mode, owner, size or kind.
+    Attributes(String),
+}
+
+impl Difference {
+    /// The path.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Content(path)
+            | Self::Appeared(path)
+            | Self::Gone(path)
+            | Self::Names(path)
+            | Self::Attributes(path) => path,
+        }
+    }
+
+    /// What says most comes first: a directory's names change with what appeared in it.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Content(_) => 0,
+            Self::Appeared(_) => 1,
+            Self::Gone(_) => 2,
+            Self::Names(_) => 3,
+            Self::Attributes(_) => 4,
+        }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Content(path) => write!(f, "{path}, which it read, changed"),
+            Self::Appeared(path) => write!(f, "{path}, which it looked for, is there now"),
+            Self::Gone(path) => write!(f, "{path} is gone"),
+            Self::Names(path) => write!(f, "the names in {path}, which it listed, changed"),
+            Self::Attributes(path) => write!(f, "the mode, owner or kind of {path} changed"),
+        }
+    }
+}
+
+/// The sentence for what a step would see otherwise.
+fn seen(differences: &[Difference]) -> String {
+    let mut ordered: Vec<&Difference> = differences.iter().collect();
+    ordered.sort_by_key(|difference| difference.rank());
+    match ordered[..] {
+        [] => String::new(),
+        [only] => only.to_string(),
+        [first, second] => format!("{first}; {second}"),
+        [first, second, ref rest @ ..] => format!("{first}; {second}; and {} more", rest.len()),
+    }
 }
 
 /// Why there was no record for a step.
@@ -53,6 +119,9 @@ pub fn reason(before: Option<&Preimage>, now: &Preimage, changes: &Changes) -> S
     if changed.contains(&"env") {
         return variables(before.get("env"), now.get("env"));
     }
+    if changed.contains(&"mounts") && !changes.seen.is_empty() {
+        return seen(&changes.seen);
+    }
     if changed.contains(&"selection") || changed.contains(&"files") || changed.contains(&"mounts") {
         return match files {
             [] if changed.contains(&"mounts") => "what its mounts show changed".to_owned(),
@@ -66,6 +135,9 @@ pub fn reason(before: Option<&Preimage>, now: &Preimage, changes: &Changes) -> S
             "{} changed",
             others.iter().map(|name| describe(name)).collect::<Vec<_>>().join(", ")
         );
+    }
+    if !changes.seen.is_empty() {
+        return seen(&changes.seen);
     }
     match files {
         [] if changes.base => "the base image changed".to_owned(),
@@ -137,7 +209,7 @@ mod tests {
         let why = |now: &Preimage, changes: &Changes| reason(Some(&before), now, changes);
         let reason = |now: &Preimage, files: &[&str]| {
             let files = files.iter().map(|file| (*file).to_owned()).collect();
-            why(now, &Changes { files, base: false })
+            why(now, &Changes { files, ..Changes::default() })
         };
         assert_eq!(super::reason(None, &before, &Changes::default()), "first time");
         assert_eq!(reason(&preimage("make all", "2", "y"), &[]), "the command changed");
@@ -147,9 +219,21 @@ mod tests {
             reason(&preimage("make", "1", "y"), &["a", "b", "c", "d", "e"]),
             "a, b, c and 2 more changed in an earlier step"
         );
-        let other_base = Changes { files: Vec::new(), base: true };
+        let other_base = Changes { base: true, ..Changes::default() };
         let changed = preimage("make", "1", "y");
         assert_eq!(super::reason(Some(&before), &changed, &other_base), "the base image changed");
         assert_eq!(reason(&before.clone(), &[]), "its result is no longer in the cache");
+        let seen = |seen: &[Difference]| {
+            let changes = Changes { seen: seen.to_vec(), ..Changes::default() };
+            why(&preimage("make", "1", "y"), &changes)
+        };
+        let names = Difference::Names("/src".to_owned());
+        let content = Difference::Content("/src/a.c".to_owned());
+        let appeared = Difference::Appeared("/usr/include/x.h".to_owned());
+        assert_eq!(seen(std::slice::from_ref(&names)), "the names in /src, which it listed, changed");
+        assert_eq!(
+            seen(&[names, appeared, content]),
+            "/src/a.c, which it read, changed; /usr/include/x.h, which it looked for, is there now; and 1 more"
+        );
     }
 }

@@ -8,7 +8,7 @@ use crate::context::hashes::HashCache;
 use crate::digest::Digest;
 use crate::image::{self, Document, ImageConfig};
 use crate::platform::Platform;
-use crate::record::{Bundle, Record};
+use crate::record::{Bundle, Record, Shape, Values};
 use crate::registry::{ArchiveSource, CredentialFile, Credentials as _, ImageSource as _, challenge};
 
 pub(super) const JSON_WORDS: &[&str] = &[
@@ -70,6 +70,21 @@ pub(super) fn record(input: &[u8]) {
     let bytes = sealed(b"xdbundle");
     if let Ok(bundle) = Bundle::decode(&bytes) {
         assert_eq!(bundle.encode(), bytes, "there is one encoding of each bundle");
+    }
+}
+
+/// What a step looked at, with and without its beginning; and what it saw.
+pub(super) fn shape(input: &[u8]) {
+    for bytes in [input, &[b"crossdock-shape\n\x01", input].concat()] {
+        if let Ok(shape) = Shape::decode(bytes) {
+            assert_eq!(shape.encode(), bytes, "there is one encoding of each shape");
+            let tree = crate::tree::Tree::empty();
+            let values = shape.values(&vec![&tree; shape.trees.len()]);
+            assert_eq!(values.map(|values| values.0.len()), Some(shape.paths().count()));
+        }
+    }
+    if let Some(values) = Values::decode(input) {
+        assert_eq!(values.encode(), input);
     }
 }
 

@@ -109,8 +109,12 @@ pub(crate) struct Grouping {
 impl Grouping {
     /// Whether a new group begins with the entry `path`, with `size` bytes of content in the group.
     pub(crate) fn cuts_before(&mut self, path: &[u8], size: u64) -> bool {
-        let weight = 512 + size.next_multiple_of(512);
-        let chance = u64::MAX / GROUP_SPAN * weight;
+        self.cuts(path, size, 512 + size.next_multiple_of(512))
+    }
+
+    /// The same for an entry that takes `weight` bytes of the tar in the group.
+    pub(crate) fn cuts(&mut self, path: &[u8], size: u64, weight: u64) -> bool {
+        let chance = (u64::MAX / GROUP_SPAN).saturating_mul(weight);
         let full = self.weight + weight > GROUP_MAX;
         let cut = full || self.weight >= GROUP_MIN && hash(path, size) < chance;
         self.weight = if cut { weight } else { self.weight + weight };

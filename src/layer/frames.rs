@@ -5,12 +5,36 @@ use std::io::{self, Read, Seek, SeekFrom};
 use super::decompress::{Encoding, decode};
 use super::error::LayerError;
 use super::scan::{Item, LayerVisitor};
-use super::toc::{Entry, EntryKind, MediaType, Metadata, Toc};
+use super::toc::{Entry, EntryKind, Frame, MediaType, Metadata, Toc};
 use crate::digest::{Digest, Hasher};
 
 /// The largest frame that is read, raw or compressed. Ours have at most some 2 MiB; this bounds what a faulty TOC can
 /// make the reader allocate.
 const FRAME_MAX: u64 = 64 << 20;
+
+impl Frame {
+    /// What `bytes`, which have been found to be this frame, decompress to.
+    ///
+    /// # Errors
+    /// If they are not of this encoding, or of another size than the TOC says, or of one that no frame has.
+    pub fn decode(&self, encoding: Encoding, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+        if self.raw_size.max(self.size) > FRAME_MAX {
+            return Err(io::Error::other(LayerError::Limit { what: "a frame", limit: FRAME_MAX }));
+        }
+        let raw = if encoding == Encoding::Plain {
+            bytes
+        } else {
+            let mut raw = Vec::with_capacity(self.raw_size as usize);
+            decode(&*bytes, encoding)?.take(self.raw_size + 1).read_to_end(&mut raw)?;
+            raw
+        };
+        if raw.len() as u64 == self.raw_size {
+            return Ok(raw);
+        }
+        let problem = "a frame of the layer does not have the size that its TOC says";
+        Err(io::Error::new(io::ErrorKind::InvalidData, problem))
+    }
+}
 
 /// Gives parts of a blob: a file, or a store that is asked for ranges.
 pub trait ReadRange {
@@ -117,7 +141,7 @@ impl<'a, B: ReadRange> TocReader<'a, B> {
         let (raw_start, start) = self.starts[number];
         if self.last.as_ref().is_none_or(|(last, _)| *last != number) {
             let frame = self.toc.frames[number];
-            if frame.raw_size.max(frame.size) > FRAME_MAX {
+            if frame.size > FRAME_MAX {
                 return Err(io::Error::other(LayerError::Limit { what: "a frame", limit: FRAME_MAX }));
             }
             let bytes = self.blob.read_range(start, frame.size)?;
@@ -125,16 +149,7 @@ impl<'a, B: ReadRange> TocReader<'a, B> {
                 let what = format!("frame {number} of the layer");
                 return Err(io::Error::other(LayerError::damaged(what, frame.id, Digest::of(&bytes))));
             }
-            let mut raw = Vec::with_capacity(frame.raw_size as usize);
-            if self.encoding == Encoding::Plain {
-                raw = bytes;
-            } else {
-                decode(&*bytes, self.encoding)?.take(frame.raw_size + 1).read_to_end(&mut raw)?;
-            }
-            if raw.len() as u64 != frame.raw_size {
-                let problem = format!("frame {number} of the layer does not have the size that its TOC says");
-                return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
-            }
+            let raw = frame.decode(self.encoding, bytes)?;
             self.last = Some((number, raw));
         }
         let raw = self.last.as_ref().map_or(&[][..], |(_, raw)| raw);

@@ -124,6 +124,40 @@ pub fn scan(
     options: &ScanOptions,
     visitor: &mut dyn LayerVisitor,
 ) -> Result<Scanned, LayerError> {
+    scan_with(input, options, visitor, &mut ())
+}
+
+/// Sees the bytes of the tar, and what they are, in their order.
+pub(super) trait Tap {
+    /// The next bytes.
+    fn bytes(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// What has come since the end of the entry before is the headers of this one; its content comes next.
+    fn entry(&mut self, entry: &RawEntry) -> io::Result<()>;
+
+    /// The entry is over, with its padding.
+    fn end(&mut self);
+}
+
+impl Tap for () {
+    fn bytes(&mut self, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn entry(&mut self, _: &RawEntry) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn end(&mut self) {}
+}
+
+/// The same with a `tap` on the uncompressed tar.
+pub(super) fn scan_with<T: Tap>(
+    input: impl Read + Send,
+    options: &ScanOptions,
+    visitor: &mut dyn LayerVisitor,
+    tap: &mut T,
+) -> Result<Scanned, LayerError> {
     std::thread::scope(|scope| {
         let (send, pieces) = sync_channel(PIECES);
         let source = scope.spawn(move || decompress_into(input, &send));
@@ -143,6 +177,7 @@ pub fn scan(
             raw_size: 0,
             limit: options.max_raw_size,
             failed: false,
+            tap,
         };
         let walked = walk(pieces, options, visitor);
         // `walk` has dropped the channels by now, so both threads end.
@@ -197,7 +232,7 @@ fn send_pieces(input: impl Read + Send, send: &SyncSender<io::Result<Vec<u8>>>) 
 }
 
 /// Reads what [`decompress_into`] sends, and has it hashed.
-struct Pieces {
+struct Pieces<'t, T> {
     pieces: Receiver<io::Result<Vec<u8>>>,
     to_hash: SyncSender<Arc<Vec<u8>>>,
     piece: Arc<Vec<u8>>,
@@ -205,6 +240,7 @@ struct Pieces {
     raw_size: u64,
     limit: u64,
     failed: bool,
+    tap: &'t mut T,
 }
 
 /// The message of the error that [`Pieces`] gives when the stream is too long.
@@ -212,7 +248,7 @@ struct Pieces {
 #[error("the uncompressed layer is too large")]
 struct TooLarge;
 
-impl Read for Pieces {
+impl<T: Tap> Read for Pieces<'_, T> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.at == self.piece.len() {
             if self.failed {
@@ -233,13 +269,14 @@ impl Read for Pieces {
         }
         let count = buffer.len().min(self.piece.len() - self.at);
         buffer[..count].copy_from_slice(&self.piece[self.at..self.at + count]);
+        self.tap.bytes(&buffer[..count])?;
         self.at += count;
         Ok(count)
     }
 }
 
-fn walk(
-    pieces: Pieces,
+fn walk<T: Tap>(
+    pieces: Pieces<'_, T>,
     options: &ScanOptions,
     visitor: &mut dyn LayerVisitor,
 ) -> Result<(Toc, u64), LayerError> {
@@ -263,7 +300,9 @@ fn walk(
         if content_size > options.max_raw_size {
             return Err(LayerError::Limit { what: "a size", limit });
         }
+        tar.input().tap.entry(&entry).map_err(LayerError::io("writing a copy of the layer"))?;
         visit(&mut tar, &entry, options, &mut index, visitor).map_err(too_large)?;
+        tar.input().tap.end();
     }
     let mut pieces = tar.into_inner();
     let rest = io::copy(&mut pieces, &mut io::sink());
@@ -273,8 +312,8 @@ fn walk(
     Ok((toc, pieces.raw_size))
 }
 
-fn visit(
-    tar: &mut TarReader<Pieces>,
+fn visit<T: Tap>(
+    tar: &mut TarReader<Pieces<'_, T>>,
     raw: &RawEntry,
     options: &ScanOptions,
     index: &mut Index,

@@ -45,7 +45,7 @@ pub(crate) struct RawEntry {
     /// Where the data begins in the tar.
     pub(crate) offset: u64,
     /// Bytes of data in the tar, without padding.
-    stored: u64,
+    pub(crate) stored: u64,
     /// The pieces of data of a sparse file: where they belong, and how long they are.
     pub(crate) sparse: Option<Vec<(u64, u64)>>,
 }
@@ -387,6 +387,11 @@ impl<R: Read> TarReader<R> {
     pub(crate) fn content<'a>(&'a mut self, entry: &'a RawEntry) -> Content<'a, R> {
         let pieces = entry.sparse.as_deref();
         Content { tar: self, pieces, at: 0, size: entry.size, stored: entry.stored, padding: entry.stored }
+    }
+
+    /// The input, which must not be read from.
+    pub(crate) fn input(&mut self) -> &mut R {
+        &mut self.input
     }
 
     /// Gives the input back.

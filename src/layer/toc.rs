@@ -109,7 +109,8 @@ pub struct Frame {
 /// Invariants ([`Toc::validate`] checks them, and decoding does so by itself): paths are unique, a whiteout's
 /// included; nothing lies below an entry that is no directory; a hard link's target is an entry before it that is
 /// neither directory, hard link nor whiteout, or is no path of this layer; frames cover the tar from 0 without a
-/// gap, or there are none (a foreign blob that can only be read from its beginning).
+/// gap, or there are none (a foreign blob that can only be read from its beginning). The frames of other people's
+/// layers are those of a framed copy: see [`reframe`](super::reframe).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Toc {
     /// The entries, in the order of the tar.

@@ -89,12 +89,14 @@ impl Record {
     }
 
     /// The blobs that must be there for the record to be of use: every layer and its TOC; for foreign layers only
-    /// the TOC.
+    /// the TOC; for a traced key what was looked at and seen.
     pub fn blobs(&self) -> impl Iterator<Item = Digest> + '_ {
-        self.layers
+        let layers = self
+            .layers
             .iter()
             .flat_map(|layer| [(!self.foreign).then_some(layer.digest), Some(layer.toc)])
-            .flatten()
+            .flatten();
+        layers.chain(self.preimage.reads().into_iter().flat_map(|(shape, values)| [shape, values]))
     }
 
     /// The layers whose blobs must be in the store.
@@ -125,9 +127,9 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Records that are kept for one place, each under its two keys: those who go back and forth between some states find
+    /// Records that are kept for one place, each under its three keys: those who go back and forth between some states find
     /// all of them.
-    const KEPT: usize = 8;
+    const KEPT: usize = 12;
 
     /// By what builds find it that have its first step, and nothing else in common with this one that they know of.
     pub fn following(&self) -> Vec<BundleName> {
@@ -156,6 +158,13 @@ impl Bundle {
 }
 
 impl BundleName {
+    /// The bundle of the records that a step with this definition has under traced keys.
+    pub fn shapes(definition: &Preimage) -> Self {
+        let mut preimage = Preimage::default();
+        preimage.add("kind", "shapes").add("definition", definition.key().0);
+        Self(preimage.key().0)
+    }
+
     /// The bundle of the last build that had this record: what other builds go on with that have it too.
     pub fn following(key: &Key) -> Self {
         let mut preimage = Preimage::default();

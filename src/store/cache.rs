@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -146,6 +147,17 @@ pub struct Making {
     pub predecessor: Option<Record>,
 }
 
+/// How a record is looked for that no bundle had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asking {
+    /// At the remote store; a step's result, from which others go on.
+    Step,
+    /// At the remote store.
+    Aside,
+    /// Nowhere else.
+    Nobody,
+}
+
 /// What is sent to the remote store in the background.
 enum Upload {
     Record(Record, Making),
@@ -203,6 +215,20 @@ impl Cache {
 
     /// The record for `key`. Whatever goes wrong is a miss.
     pub async fn lookup(&self, key: &Key) -> Option<Hit> {
+        self.find(key, Asking::Step).await
+    }
+
+    /// The same for a record that no step goes on from.
+    pub async fn lookup_aside(&self, key: &Key) -> Option<Hit> {
+        self.find(key, Asking::Aside).await
+    }
+
+    /// The same if that takes no question to the remote store: where the record is here, or came with a bundle.
+    pub async fn lookup_here(&self, key: &Key) -> Option<Hit> {
+        self.find(key, Asking::Nobody).await
+    }
+
+    async fn find(&self, key: &Key, asking: Asking) -> Option<Hit> {
         let inner = &self.0;
         let scopes = &inner.options.scopes;
         let local = inner.local.find_record(key, scopes, Completeness::Tocs).ok().flatten();
@@ -216,9 +242,10 @@ impl Cache {
         let bundled = inner.bundled.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
         let record = match bundled {
             Some(record) => record,
+            None if asking == Asking::Nobody => return None,
             None => {
                 let record = remote.ask(remote.store().read_record(key, scopes)).await??;
-                if !record.foreign {
+                if asking == Asking::Step && !record.foreign {
                     self.look_ahead(remote, key).await;
                 }
                 record
@@ -306,6 +333,35 @@ impl Cache {
             }
             Err(_) => None,
         }
+    }
+
+    /// A part of a blob, all of `range`, from the remote store; `None` if that does not have it. It is not kept. `is_sound` says
+    /// whether the bytes are what was asked for: as a part has no digest, only the caller can know.
+    pub async fn read_part(
+        &self,
+        digest: &Digest,
+        range: Range<u64>,
+        is_sound: impl Fn(&Bytes) -> bool,
+    ) -> Option<Bytes> {
+        let inner = &self.0;
+        let remote = inner.remote.as_ref()?;
+        let length = range.end.saturating_sub(range.start);
+        let Some(bytes) = remote.transfer(length, remote.store().read_range(digest, range)).await? else {
+            inner.at_remote.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+            return None;
+        };
+        inner.downloaded.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if bytes.len() as u64 == length && is_sound(&bytes) {
+            return Some(bytes);
+        }
+        remote.distrust("it answered with damaged content");
+        inner.at_remote.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+        None
+    }
+
+    /// The location of the remote store, if there is one.
+    pub fn remote(&self) -> Option<String> {
+        self.0.remote.as_ref().map(|remote| remote.store().location())
     }
 
     /// Asks whether it is this build's turn to execute what `key` names, or somebody else is doing it on another machine.

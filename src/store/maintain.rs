@@ -168,7 +168,7 @@ pub fn usage(store: &DirectoryStore) -> Result<Usage, StoreError> {
 }
 
 /// The directories in `state/` whose children are things that can be made again, each for itself.
-const DISPOSABLE: [&str; 5] = ["unpacked", "unpacked-user", "cache-mounts", "contexts", "archives"];
+const DISPOSABLE: [&str; 6] = ["unpacked", "unpacked-user", "frames", "cache-mounts", "contexts", "archives"];
 
 /// One thing in a state directory.
 struct StateItem {

@@ -6,12 +6,16 @@
 mod apply;
 mod changes;
 mod digest;
+mod handle;
 mod node;
+mod observe;
 mod resolve;
 
 pub use apply::TreeError;
 pub use changes::{Change, ChangeKind, changes};
+pub use handle::{Child, DirHandle};
 pub use node::{Node, NodeKind, NodeRef, Origin, Tree, Walk};
+pub use observe::{Look, Observer, Seen, child_path};
 pub use resolve::{ResolveError, Resolved};
 
 #[cfg(test)]

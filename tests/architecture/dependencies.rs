@@ -8,7 +8,7 @@ use serde_json::Value;
 
 /// The packages that Cargo.lock may list. Each is something to build, to audit and to keep current: before this
 /// number is raised, look for one to do without.
-const BUDGET: usize = 320;
+const BUDGET: usize = 330;
 
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 

@@ -118,7 +118,7 @@ impl Rig {
             Stream::Stdout => stdout.extend_from_slice(data),
             Stream::Stderr => stderr.extend_from_slice(data),
         };
-        let outcome = self.executor.run(step, &mut log, &CancelToken::new().unwrap())?;
+        let outcome = self.executor.run(step, &[], &mut log, &CancelToken::new().unwrap())?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ok(Ran { outcome, stdout: text(stdout), stderr: text(stderr), upper: step.upper.clone() })
     }
@@ -492,7 +492,7 @@ fn cancelling_ends_everything() {
     let token = CancelToken::new().unwrap();
     let canceller = token.clone();
     let start = Instant::now();
-    let result = rig.executor.run(&step, &mut |_, _| canceller.cancel(), &token);
+    let result = rig.executor.run(&step, &[], &mut |_, _| canceller.cancel(), &token);
     assert!(matches!(result, Err(ExecError::Cancelled)), "{result:?}");
     assert!(start.elapsed() < Duration::from_secs(5));
     assert_eq!(processes_with("sleep 3232"), Vec::<String>::new());
@@ -505,7 +505,7 @@ fn cancelling_ends_everything() {
 
 impl Rig {
     fn try_run_cancelled(&self, step: &ExecStep, token: &CancelToken) -> Result<ExecOutcome, ExecError> {
-        self.executor.run(step, &mut |_, _| {}, token)
+        self.executor.run(step, &[], &mut |_, _| {}, token)
     }
 }
 
@@ -541,7 +541,7 @@ fn victim_of_kill_9() {
     let mut rig = Rig::with(Ids::Root, dir).unwrap();
     let step = rig.sh("sleep 3333 & echo up; sleep 3333");
     let up = &mut |_: Stream, data: &[u8]| eprintln!("step: {}", String::from_utf8_lossy(data));
-    let _ = rig.executor.run(&step, up, &CancelToken::new().unwrap());
+    let _ = rig.executor.run(&step, &[], up, &CancelToken::new().unwrap());
 }
 
 #[test]
@@ -762,7 +762,7 @@ fn check_runtime(path: &str) {
             Stream::Stdout => stdout.extend_from_slice(data),
             Stream::Stderr => stderr.extend_from_slice(data),
         };
-        let outcome = executor.run(step, &mut log, &CancelToken::new().unwrap()).unwrap();
+        let outcome = executor.run(step, &[], &mut log, &CancelToken::new().unwrap()).unwrap();
         (
             outcome,
             String::from_utf8_lossy(&stdout).into_owned(),
@@ -812,7 +812,7 @@ fn check_runtime(path: &str) {
     let step = rig.sh(&format!("{mark} & echo up; {mark}"));
     let token = CancelToken::new().unwrap();
     let canceller = token.clone();
-    let result = executor.run(&step, &mut |_, _| canceller.cancel(), &token);
+    let result = executor.run(&step, &[], &mut |_, _| canceller.cancel(), &token);
     assert!(matches!(result, Err(ExecError::Cancelled)), "{result:?}");
     assert_eq!(processes_with(&mark), Vec::<String>::new());
     let mut step = rig.sh("ip -o link | wc -l; ip -o addr show lo | grep -c 127.0.0.1");

@@ -10,6 +10,8 @@ pub(crate) mod view;
 
 pub(crate) use view::TooManyLinks;
 
+use super::error::BuildError;
+
 /// Opens the files of a source tree.
 pub(crate) trait Opener {
     /// The content of the regular file at `path`.
@@ -18,6 +20,11 @@ pub(crate) trait Opener {
     /// Whether the files are somebody's own, who may change them at any time.
     fn is_context(&self) -> bool {
         false
+    }
+
+    /// Why reading failed, if it was not the reader's own fault.
+    fn failure(&self) -> Option<BuildError> {
+        None
     }
 }
 

@@ -11,7 +11,7 @@ use super::super::copy::view::join;
 use super::super::engine::Engine;
 use super::super::error::BuildError;
 use super::super::inputs::InputTree;
-use super::super::layers::{InputFiles, Layers};
+use super::super::layers::{InputFiles, Layers, Reads};
 use super::super::materialise::copy_out;
 use super::super::options::Destination;
 use super::super::stop::UntilCancelled;
@@ -29,7 +29,7 @@ pub(super) async fn local(
     destination: &Path,
 ) -> Result<(), BuildError> {
     let tree = layers.tree(engine, chain).await?;
-    let files = layers.opener(engine, &InputTree::Chain(Arc::clone(chain)), None).await?;
+    let files = layers.opener(engine, &InputTree::Chain(Arc::clone(chain)), Reads::All).await?;
     let target = destination.to_owned();
     let result = engine
         .blocking(move || {
@@ -37,7 +37,9 @@ pub(super) async fn local(
                 fs_err::create_dir_all(&target)?;
                 copy_out(&tree, &files, b"", &target, false)
             };
-            Ok(write())
+            let written = write();
+            // A loss is no fault of the destination's.
+            files.failure().map_or(Ok(written), Err)
         })
         .await?;
     let destination = format!("`{}`", destination.display());
@@ -84,7 +86,7 @@ pub(super) async fn tar(
     let mut parts = Vec::with_capacity(built.len());
     for built in built {
         let tree = layers.tree(engine, &built.chain).await?;
-        let files = layers.opener(engine, &InputTree::Chain(Arc::clone(&built.chain)), None).await?;
+        let files = layers.opener(engine, &InputTree::Chain(Arc::clone(&built.chain)), Reads::All).await?;
         parts.push((is_split.then(|| built.directory()), tree, files));
     }
     let name = describe(destination);
@@ -100,7 +102,8 @@ pub(super) async fn tar(
                 writer.finish()?;
                 Ok(())
             };
-            Ok(write_to(&destination, write))
+            let written = write_to(&destination, write);
+            parts.iter().find_map(|(_, _, files)| files.failure()).map_or(Ok(written), Err)
         })
         .await?;
     result.map_err(|source| BuildError::Export { destination: name, source, hint: None })

@@ -180,6 +180,8 @@ pub(crate) struct RunOp {
     pub(crate) mounts: Vec<RunMount>,
     /// A script from a heredoc: its name and text, to be put under `/dev/pipes`.
     pub(crate) script: Option<(String, Vec<u8>)>,
+    /// Whether what it reads may be traced: not if a comment above it says otherwise.
+    pub(crate) trace: bool,
     /// The host name that the command sees, if not the usual one (`BUILDKIT_SANDBOX_HOSTNAME`).
     pub(crate) hostname: Option<String>,
 }

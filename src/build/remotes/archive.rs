@@ -10,7 +10,7 @@ use super::super::copy::copier::Rules;
 use super::super::copy::{Opener, step as copy_step};
 use super::super::error::BuildError;
 use super::super::inputs::InputTree;
-use super::super::layers::{InputFiles, write_staged};
+use super::super::layers::{InputFiles, Reads, write_staged};
 use super::super::options::ContextArchive;
 use super::super::plan::{CopyOp, Input};
 use super::{CONTEXT_FILE, Made, RemoteSpec, Remotes, chain_of};
@@ -59,13 +59,19 @@ impl Remotes<'_> {
             return Ok(Some(chain_of(&record)));
         }
         let input = InputTree::Chain(Arc::clone(file));
-        let files = self.layers.opener(self.engine, &input, None).await?;
-        let mut head = Vec::new();
-        let opened = files.open(CONTEXT_FILE.as_bytes());
-        opened
-            .map_err(std::io::Error::other)
-            .and_then(|file| file.take(HEAD_BYTES as u64).read_to_end(&mut head))
-            .map_err(|error| BuildError::cache("reading the build context", error))?;
+        let files = self.layers.opener(self.engine, &input, Reads::All).await?;
+        let read = move || {
+            let mut head = Vec::new();
+            let read = files
+                .open(CONTEXT_FILE.as_bytes())
+                .map_err(std::io::Error::other)
+                .and_then(|file| file.take(HEAD_BYTES as u64).read_to_end(&mut head));
+            read.map_err(|error| {
+                files.failure().unwrap_or_else(|| BuildError::cache("reading the build context", error))
+            })?;
+            Ok((head, files))
+        };
+        let (head, files) = self.engine.blocking(read).await?;
         if !is_archive(&head) {
             return Ok(None);
         }

@@ -158,6 +158,9 @@ fn build(
         labels: Vec::new(),
         annotations: Vec::new(),
         no_cache: false,
+        trace: true,
+        #[cfg(debug_assertions)]
+        blind: None,
         no_cache_filter: Vec::new(),
         pull: false,
         network: Network::None,

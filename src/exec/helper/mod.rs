@@ -26,7 +26,7 @@ pub use once::Once;
 pub(super) use rootfs::modified;
 pub(super) use supervisor::OWN_NETWORK;
 
-use crate::exec::protocol::{INIT, MAP_IDS, ONCE, Report, SUPERVISOR, send};
+use crate::exec::protocol::{INIT, MAP_IDS, ONCE, Report, SUPERVISOR, send, send_with};
 
 /// Runs the helper that `args` (without the program's name) asks for; `None` if they are for somebody else.
 ///
@@ -86,6 +86,11 @@ impl Channel {
     /// A report that cannot be delivered has no reader any more, and the hang-up ends the run.
     fn report(&self, report: &Report) {
         let _ = send(&self.0, report);
+    }
+
+    /// The executor must get this one.
+    fn hand_over(&self, report: &Report, device: &OwnedFd) -> io::Result<()> {
+        send_with(&self.0, report, device)
     }
 
     fn note(&self, text: impl Into<String>) {

@@ -344,7 +344,8 @@ impl Mounter<'_> {
             }
             StepMount::BindOverlay { lowers, source, target, read_only } => {
                 let at = match lowers.as_slice() {
-                    [only] if *read_only => only.clone(),
+                    // A served tree leaves it to the overlay who may do what.
+                    [only] if *read_only && !self.order.step.served.contains(only) => only.clone(),
                     _ => self.overlay(&place, lowers, !read_only)?,
                 };
                 let fd =

@@ -71,7 +71,9 @@ fn run(step: &ExecStep) -> Once {
     };
     let result = CancelToken::new()
         .map_err(|source| ExecError::Channel { doing: "making a descriptor", source })
-        .and_then(|cancel| NativeExecutor::new(program, Settings::new(ids)).run(step, &mut log, &cancel));
+        .and_then(|cancel| {
+            NativeExecutor::new(program, Settings::new(ids)).run(step, &[], &mut log, &cancel)
+        });
     match result {
         Ok(outcome) => {
             let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();

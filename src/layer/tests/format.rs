@@ -253,6 +253,36 @@ proptest! {
         prop_assert_eq!(again, layer);
     }
 
+    /// A copy is the same tar, and its files can be read one by one.
+    #[test]
+    fn a_framed_copy_is_the_same_tar(samples in samples(), gzip: bool) {
+        let compression = if gzip { Compression::Gzip { level: 1 } } else { Compression::None };
+        let mut samples = samples;
+        samples.push(file("large", noise(7, 1_500_000)));
+        samples.extend((0..40).map(|number| file(&format!("many/{number}"), noise(number, 9000))));
+        let (finished, blob) = write(&samples, compression);
+        let mut copy = Vec::new();
+        let layer = LayerOptions { compression: Compression::Zstd { level: 1 }, threads: 2 };
+        let reframed = reframe(&*blob, &ScanOptions::default(), &mut (), &mut copy, layer).unwrap();
+        prop_assert_eq!((reframed.digest, reframed.size), (Digest::of(&copy), copy.len() as u64));
+        let Scanned { diff_id, digest, toc, .. } = reframed.scanned;
+        prop_assert_eq!((diff_id, digest), (finished.diff_id, finished.digest));
+        prop_assert_eq!(&toc.entries, &as_scanned(&finished.toc).entries);
+        prop_assert_eq!(scan(&*copy, &ScanOptions::default(), &mut ()).unwrap().diff_id, finished.diff_id);
+        prop_assert_eq!(toc.frames.iter().map(|frame| frame.size).sum::<u64>(), copy.len() as u64);
+        prop_assert!(toc.frames.iter().all(|frame| frame.raw_size <= 2 << 20));
+        let large = toc.entries.iter().find(|entry| entry.path == b"large").unwrap();
+        let EntryKind::File { offset, .. } = large.kind else { panic!() };
+        let mut at = 0;
+        let starts: Vec<u64> = toc.frames.iter().map(|frame| { at += frame.raw_size; at }).collect();
+        prop_assert!(starts.contains(&offset), "a large file begins a frame");
+        prop_assert!(starts.contains(&(offset + 1_500_000)), "and ends one");
+        let mut reader = TocReader::new(&toc, MediaType::Zstd, Cursor::new(&copy)).unwrap();
+        for entry in toc.entries.iter().rev() {
+            std::io::copy(&mut reader.content(entry), &mut std::io::sink()).unwrap();
+        }
+    }
+
     #[test]
     fn damaged_tocs_never_panic(samples in samples(), at: prop::sample::Index, value: u8, cut: bool) {
         let (layer, _) = write(&samples, Compression::None);

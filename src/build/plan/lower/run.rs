@@ -10,6 +10,9 @@ use crate::dockerfile::{
 use crate::exec::Network;
 use crate::hint::Hint as _;
 
+/// The comment above a RUN that is not to be traced.
+const NO_TRACE: &str = "crossdock:no-trace";
+
 impl StageLowering<'_, '_, '_> {
     pub(super) fn run(
         &mut self,
@@ -76,6 +79,7 @@ impl StageLowering<'_, '_, '_> {
             network,
             security: run.security,
             mounts,
+            trace: !self.all.draft.dockerfile.comments_above(lines).iter().any(|line| line == NO_TRACE),
             script,
             hostname: argument(&request.build_args, "BUILDKIT_SANDBOX_HOSTNAME")
                 .filter(|name| !name.is_empty())

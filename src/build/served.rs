@@ -1,0 +1,228 @@
+//! What a command sees, served from layers while it runs instead of being unpacked before; and what it looked at.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::contents::Contents;
+use super::contexts::ContextTree;
+use super::engine::Engine;
+use super::error::BuildError;
+use super::inputs::InputTree;
+use super::layers::Layers;
+use crate::context::open::open_file;
+use crate::digest::Hashing;
+use crate::exec::ServedTree;
+use crate::layer::display_path;
+use crate::record::{Looks, Shape};
+use crate::trace::{self, ServeOptions, Serving, TracedTree};
+use crate::tree::{Look, Node, NodeKind, Tree, child_path};
+
+/// Threads that answer for one tree. Most of the time they wait: for a frame, or for a question.
+const THREADS: usize = 3;
+
+/// The trees of one step.
+#[derive(Debug)]
+pub(crate) struct Served {
+    /// The one that the step starts from, then what its mounts show, in their order.
+    trees: Vec<Part>,
+    /// A directory for the places where they are mounted.
+    home: PathBuf,
+}
+
+#[derive(Debug)]
+struct Part {
+    traced: Arc<TracedTree>,
+    tree: Arc<Tree>,
+    place: PathBuf,
+    origin: Origin,
+}
+
+/// Where contents come from.
+#[derive(Debug)]
+enum Origin {
+    Layers(Arc<Contents>),
+    Context(Arc<ContextTree>),
+}
+
+impl Served {
+    /// Nothing yet. `home` is an empty directory.
+    pub(crate) fn new(home: PathBuf) -> Self {
+        Self { trees: Vec::new(), home }
+    }
+
+    /// Adds a tree, and returns the place where it is mounted for the step.
+    pub(crate) async fn add(
+        &mut self,
+        engine: &Engine,
+        layers: &Layers,
+        input: &InputTree,
+    ) -> Result<PathBuf, BuildError> {
+        let tree = layers.input_tree(engine, input).await?;
+        let (origin, contents): (Origin, Arc<dyn trace::Contents>) = match input {
+            InputTree::Directory(context) => {
+                let context = Arc::clone(context);
+                (Origin::Context(Arc::clone(&context)), Arc::new(ContextFiles(context)))
+            }
+            InputTree::Chain(chain) => {
+                let contents = layers.contents(engine, chain).await?;
+                (Origin::Layers(Arc::clone(&contents)), Arc::new(LayerFiles(contents)))
+            }
+            InputTree::Empty => {
+                let contents = layers.contents(engine, &super::chain::Chain::empty()).await?;
+                (Origin::Layers(Arc::clone(&contents)), Arc::new(LayerFiles(contents)))
+            }
+        };
+        let options = ServeOptions { threads: THREADS, single_id: engine.ownership.single_id };
+        let traced = TracedTree::new(&tree, contents, options);
+        // Short names, and outside of what the step's own directories are called.
+        let place = self.home.join(self.trees.len().to_string());
+        fs_err::create_dir(&place)
+            .map_err(|error| BuildError::cache("making a temporary directory", error))?;
+        self.trees.push(Part { traced, tree, place: place.clone(), origin });
+        Ok(place)
+    }
+
+    /// Where the trees are mounted.
+    pub(crate) fn places(&self) -> Vec<PathBuf> {
+        self.trees.iter().map(|part| part.place.clone()).collect()
+    }
+
+    /// The trees for the executor, in the same order.
+    pub(crate) fn trees(&self) -> Vec<Arc<dyn ServedTree>> {
+        let serving = |part: &Part| Arc::new(Serving(Arc::clone(&part.traced))) as Arc<dyn ServedTree>;
+        self.trees.iter().map(serving).collect()
+    }
+
+    /// Begins to fetch what the step is likely to read: what it did `last` time.
+    pub(crate) fn read_ahead(&self, last: &Shape) {
+        for (part, looks) in self.trees.iter().zip(&last.trees) {
+            let Origin::Layers(contents) = &part.origin else { continue };
+            let read = looks.iter().filter(|(_, look)| look.has(Look::CONTENT));
+            contents.prefetch(read.filter_map(|(path, _)| Some(part.tree.get(path)?.node)));
+        }
+    }
+
+    /// What went wrong while they were served: the step has seen errors then that are not its own.
+    pub(crate) fn failure(&self) -> Option<BuildError> {
+        self.trees.iter().find_map(|part| {
+            if let Origin::Layers(contents) = &part.origin
+                && let Some(error) = contents.failure()
+            {
+                return Some(error.clone().into());
+            }
+            let reason = part.traced.failure()?;
+            Some(BuildError::cache("serving a step's files", reason))
+        })
+    }
+
+    /// What the step looked at, and the executor and the builder on its behalf: `files` of the first tree. `None` if that
+    /// cannot be told.
+    ///
+    /// # Errors
+    /// If a context has changed while it was read.
+    pub(crate) fn looks(&self, files: &[&str]) -> Result<Option<Shape>, BuildError> {
+        let mut trees = Vec::with_capacity(self.trees.len());
+        for (number, part) in self.trees.iter().enumerate() {
+            let mut looks: BTreeMap<Vec<u8>, Look> = part.traced.looks().into_iter().collect();
+            if let Origin::Context(context) = &part.origin {
+                verify(context, &looks)?;
+            }
+            if number == 0 {
+                for file in files {
+                    if !look_up(&part.tree, file.as_bytes(), &mut looks) {
+                        return Ok(None);
+                    }
+                }
+            }
+            trees.push(looks.into_iter().collect::<Looks>());
+        }
+        Ok(Some(Shape { trees }))
+    }
+}
+
+#[cfg(debug_assertions)]
+impl Served {
+    /// The shape as it would be without one rule.
+    pub(crate) fn blinded(&self, mut shape: Shape, rule: &str) -> Shape {
+        for (part, looks) in self.trees.iter().zip(&mut shape.trees) {
+            let is_directory = |path: &[u8]| part.tree.get(path).is_some_and(|node| node.is_directory());
+            match rule {
+                "absent" => looks.retain(|(path, _)| part.tree.get(path).is_some()),
+                "nodes" => looks.retain(|(path, look)| {
+                    *look != Look::NODE || part.tree.get(path).is_none() || is_directory(path)
+                }),
+                "directories" => looks.retain(|(path, look)| *look != Look::NODE || !is_directory(path)),
+                "content" => looks.iter_mut().for_each(|(_, look)| *look = look.without(Look::CONTENT)),
+                "names" => looks.iter_mut().for_each(|(_, look)| *look = look.without(Look::NAMES)),
+                "mounts" if !std::ptr::eq(part, &self.trees[0]) => looks.clear(),
+                _ => {}
+            }
+        }
+        shape
+    }
+}
+
+/// Adds what is seen by reading the file at `path`; `false` if a link leads elsewhere.
+fn look_up(tree: &Tree, path: &[u8], looks: &mut BTreeMap<Vec<u8>, Look>) -> bool {
+    let mut here = Vec::new();
+    for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+        here = child_path(&here, name);
+        let node = tree.get(&here);
+        let look = looks.entry(here.clone()).or_default();
+        *look = look.and(Look::NODE);
+        match node.map(|node| &node.node.kind) {
+            Some(NodeKind::Directory) => {}
+            Some(NodeKind::File { .. }) => *look = look.and(Look::CONTENT),
+            Some(NodeKind::Symlink { .. }) => return false,
+            _ => break,
+        }
+    }
+    true
+}
+
+/// Contents of layers.
+#[derive(Debug)]
+struct LayerFiles(Arc<Contents>);
+
+impl trace::Contents for LayerFiles {
+    fn read(&self, _: &[u8], node: &Node, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let count = self.0.read(node, at, buffer).map_err(io::Error::other)?;
+        if count < buffer.len() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    }
+}
+
+/// Contents of a directory of the host.
+#[derive(Debug)]
+struct ContextFiles(Arc<ContextTree>);
+
+impl trace::Contents for ContextFiles {
+    fn read(&self, path: &[u8], _: &Node, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+        open_file(&on_disk(&self.0.root, path))?.read_exact_at(buffer, at)
+    }
+}
+
+fn on_disk(root: &Path, path: &[u8]) -> PathBuf {
+    root.join(std::ffi::OsStr::from_bytes(path))
+}
+
+/// A step may not have seen another content than its key is made of: what it read is compared with what was scanned.
+fn verify(context: &ContextTree, looks: &BTreeMap<Vec<u8>, Look>) -> Result<(), BuildError> {
+    let read = looks.iter().filter(|(_, look)| look.has(Look::CONTENT)).map(|(path, _)| path);
+    let read: BTreeSet<&Vec<u8>> = read.collect();
+    for path in read {
+        let Some(node) = context.tree.get(path) else { continue };
+        let Some(expected) = node.content() else { continue };
+        let changed = || BuildError::changed(&display_path(path));
+        let mut file = open_file(&on_disk(&context.root, path)).map_err(|_| changed())?;
+        let mut hashing = Hashing::new(io::sink());
+        io::copy(&mut file, &mut hashing).map_err(|_| changed())?;
+        if hashing.finish().1 != *expected {
+            return Err(changed());
+        }
+    }
+    Ok(())
+}

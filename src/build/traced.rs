@@ -1,0 +1,217 @@
+//! Traced keys: a command is not run again if all that it looked at is unchanged, whatever else is different.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::chain::Chain;
+use super::error::BuildError;
+use super::inputs::InputTree;
+use super::plan::{Op, PlannedStep};
+use super::solve::Solver;
+use crate::digest::Digest;
+use crate::dockerfile::Mount;
+use crate::explain::Difference;
+use crate::record::{
+    Bundle, BundleName, BundleStep, Preimage, Record, SHAPE_BYTES_MAX, Shape, VALUES_BYTES_MAX, Values,
+};
+use crate::store::Hit;
+use crate::tree::{Look, Tree};
+
+/// Shapes of one definition that are tried: a step that reads other files with other inputs has some of them, and each
+/// costs looking at all its paths.
+const SHAPES_MAX: usize = 16;
+
+/// Records of one definition that are kept for others to find.
+const RECORDS_MAX: usize = 48;
+
+/// A record that is not in a bundle is asked for at the remote store only for this many shapes: each is a round trip.
+const ASKED_MAX: usize = 2;
+
+/// Differences that are named; a reason shows fewer.
+const DIFFERENCES_MAX: usize = 100;
+
+/// What is known of a step under traced keys.
+#[derive(Debug, Default)]
+pub(crate) struct TracedStep {
+    /// A record for what the step would see today.
+    pub(crate) hit: Option<Hit>,
+    /// What is different from what it saw the last time, if that is known.
+    pub(crate) differences: Option<Vec<Difference>>,
+    /// What it looked at the last time, if it is to run again.
+    pub(crate) last: Option<Shape>,
+    /// The records of its definition.
+    pub(crate) known: Bundle,
+}
+
+impl Solver<'_> {
+    /// Whether what the step reads is traced.
+    pub(super) fn is_traced(&self, step: &PlannedStep) -> bool {
+        let Op::Run(op) = &step.op else { return false };
+        // Devices of the host are no files of a tree.
+        let is_sandboxed = op.security == crate::dockerfile::Security::Sandbox;
+        self.request.trace && op.trace && self.engine.serves_files() && is_sandboxed
+    }
+
+    /// Looks for a record of the step for what it would see today.
+    pub(super) async fn look_up_traced(
+        &self,
+        step: &PlannedStep,
+        exact: &Preimage,
+        base: &Arc<Chain>,
+        inputs: &[InputTree],
+    ) -> Result<TracedStep, BuildError> {
+        let definition = exact.definition();
+        let is_ours = |record: &&Record| {
+            record.preimage.reads().is_some() && record.preimage.definition() == definition
+        };
+        let slot = self.before.steps.iter().filter(|before| before.slot == step.slot);
+        let mut candidates: Vec<Record> =
+            slot.map(|before| &before.record).filter(is_ours).cloned().collect();
+        let mut found = TracedStep::default();
+        let mut tried = HashSet::new();
+        let trees = self.trees(step, base, inputs).await?;
+        let trees: Vec<&Tree> = trees.iter().map(|tree| &**tree).collect();
+        found.hit = self.try_shapes(&definition, &candidates, &trees, &mut tried).await;
+        if found.hit.is_some() {
+            return Ok(found);
+        }
+        found.known = self.engine.cache.bundle(&BundleName::shapes(&definition)).await.unwrap_or_default();
+        let known = found.known.steps.iter().map(|step| &step.record).filter(is_ours);
+        candidates.extend(known.cloned());
+        found.hit = self.try_shapes(&definition, &candidates, &trees, &mut tried).await;
+        if found.hit.is_none()
+            && let Some(latest) = candidates.first()
+        {
+            found.differences = self.differences(latest, &trees).await;
+            if let Some((shape, _)) = latest.preimage.reads() {
+                found.last = self.shape(&shape).await;
+            }
+        }
+        Ok(found)
+    }
+
+    /// What the step looks into: the tree that it starts from, then what its mounts show.
+    async fn trees(
+        &self,
+        step: &PlannedStep,
+        base: &Arc<Chain>,
+        inputs: &[InputTree],
+    ) -> Result<Vec<Arc<Tree>>, BuildError> {
+        let mut trees = vec![self.layers.tree(self.engine, base).await?];
+        let Op::Run(op) = &step.op else { return Ok(trees) };
+        for (mount, input) in op.mounts.iter().zip(inputs) {
+            if shows_files(&mount.mount, input) {
+                trees.push(self.layers.input_tree(self.engine, input).await?);
+            }
+        }
+        Ok(trees)
+    }
+
+    /// Tries the shapes of `candidates`, in their order, except those that were.
+    async fn try_shapes(
+        &self,
+        definition: &Preimage,
+        candidates: &[Record],
+        trees: &[&Tree],
+        tried: &mut HashSet<Digest>,
+    ) -> Option<Hit> {
+        for record in candidates {
+            let Some((digest, _)) = record.preimage.reads() else { continue };
+            if tried.len() >= SHAPES_MAX {
+                break;
+            }
+            if !tried.insert(digest) {
+                continue;
+            }
+            let Some(shape) = self.shape(&digest).await else { continue };
+            let Some(values) = shape.values(trees) else { continue };
+            let traced = definition.traced(digest, Digest::of(values.encode()));
+            let key = traced.key();
+            if self.distrusted.contains(&key) {
+                continue;
+            }
+            let hit = if tried.len() <= ASKED_MAX {
+                self.engine.cache.lookup_aside(&key).await
+            } else {
+                self.engine.cache.lookup_here(&key).await
+            };
+            if hit.is_some() {
+                return hit;
+            }
+        }
+        None
+    }
+
+    async fn shape(&self, digest: &Digest) -> Option<Shape> {
+        let bytes = self.engine.cache.read_blob(digest, SHAPE_BYTES_MAX).await?;
+        Shape::decode(&bytes).ok()
+    }
+
+    /// What is seen otherwise today than when `record` was made.
+    async fn differences(&self, record: &Record, trees: &[&Tree]) -> Option<Vec<Difference>> {
+        let (shape, values) = record.preimage.reads()?;
+        let shape = self.shape(&shape).await?;
+        let values = Values::decode(&self.engine.cache.read_blob(&values, VALUES_BYTES_MAX).await?)?;
+        let now = shape.values(trees)?;
+        let nothing = Tree::empty();
+        let nothing = crate::tree::Observer::new(&nothing);
+        let pairs = shape.paths().zip(values.0.iter().zip(&now.0));
+        let different = pairs.filter(|(_, (before, now))| before != now);
+        let difference = |((tree, path, look), (before, _)): ((usize, &[u8], Look), (&_, &_))| {
+            // In an empty tree there is nothing but its root.
+            let was_there = path.is_empty() || *before != nothing.see(b"x", look);
+            let is_there = trees.get(tree).is_some_and(|tree| tree.get(path).is_some());
+            let name = crate::layer::display_path(path);
+            let path = if path.is_empty() { name } else { format!("/{name}") };
+            match (was_there, is_there) {
+                (false, _) => Difference::Appeared(path),
+                (true, false) => Difference::Gone(path),
+                (true, true) if look.has(Look::CONTENT) => Difference::Content(path),
+                (true, true) if look.has(Look::NAMES) => Difference::Names(path),
+                (true, true) => Difference::Attributes(path),
+            }
+        };
+        Some(different.map(difference).take(DIFFERENCES_MAX).collect())
+    }
+
+    /// Records a result under what the step looked at and saw.
+    pub(super) async fn publish_traced(
+        &self,
+        step: &PlannedStep,
+        record: &Record,
+        shape: &Shape,
+        known: Bundle,
+        base: &Arc<Chain>,
+        inputs: &[InputTree],
+    ) -> Result<(), BuildError> {
+        let trees = self.trees(step, base, inputs).await?;
+        let trees: Vec<&Tree> = trees.iter().map(|tree| &**tree).collect();
+        let Some(values) = shape.values(&trees) else { return Ok(()) };
+        let (shape, values) = (shape.encode(), values.encode());
+        if shape.len() as u64 > SHAPE_BYTES_MAX || values.len() as u64 > VALUES_BYTES_MAX {
+            return Ok(());
+        }
+        let store = |bytes| {
+            let stored = self.engine.cache.local().store_bytes(bytes);
+            stored.map_err(|error| BuildError::cache("storing what a step read", error))
+        };
+        let definition = record.preimage.definition();
+        let traced = definition.traced(store(shape)?, store(values)?);
+        let scope = self.engine.cache.write_scope().clone();
+        let record = Record { preimage: traced, scope, ..record.clone() };
+        // The latest result counts: an earlier one for the same would have been a hit.
+        let _ = self.engine.cache.publish(record.clone(), true).await;
+        self.found_by(step, record.clone());
+        let mut bundle = Bundle { steps: vec![BundleStep { slot: "shape".to_owned(), record }] };
+        let mut keys: HashSet<_> = bundle.steps.iter().map(|step| step.record.key()).collect();
+        let earlier = known.steps.into_iter().filter(|step| keys.insert(step.record.key()));
+        bundle.steps.extend(earlier.take(RECORDS_MAX - 1));
+        let _ = self.engine.cache.publish_bundle(&BundleName::shapes(&definition), bundle).await;
+        Ok(())
+    }
+}
+
+/// Whether a mount shows a tree that the step's key depends on.
+pub(super) fn shows_files(mount: &Mount, input: &InputTree) -> bool {
+    matches!(mount, Mount::Bind { .. }) && !input.is_empty()
+}

@@ -1,0 +1,94 @@
+//! A tree as a file system: its files arrive when they are read, and what was looked at is known.
+//!
+//! [`TracedTree`] answers the kernel's questions for one step's mount (FUSE), which lies below an overlay that takes the
+//! step's changes. The kernel remembers every answer for as long as the mount lasts, so each thing is asked once, and
+//! every question is an input of the step: a name that is not there as much as one that is.
+//!
+//! What counts as what:
+//! - a lookup sees all that is known of a node but its content: [`Look::NODE`](crate::tree::Look::NODE), or that there is
+//!   nothing. Directories that are only walked through count too: whoever may not enter them sees it by their mode.
+//! - the first read of a file sees its whole content, and the first listing of a directory all names in it. Opening one is
+//!   not reading it.
+//! - a file with several names is one inode; who looks at one name sees, in the number of links, the others.
+//!
+//! It fails closed: if any question could not be answered as it should, [`TracedTree::failure`] says so, and what
+//! was recorded is worth nothing.
+
+mod inodes;
+mod serve;
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::exec::ServedTree;
+use crate::tree::{Look, Node, Tree};
+
+/// Gives the contents of a tree's files.
+pub trait Contents: Send + Sync + fmt::Debug {
+    /// Fills `buffer` with the bytes of the file `node`, which is at `path`, from its byte `at` on. They are there: a file
+    /// that turns out to be shorter is an error, as is one that is not what the tree says. May block.
+    fn read(&self, path: &[u8], node: &Node, at: u64, buffer: &mut [u8]) -> io::Result<()>;
+}
+
+/// How a tree is shown.
+#[derive(Debug, Clone, Copy)]
+pub struct ServeOptions {
+    /// Threads that answer.
+    pub threads: usize,
+    /// Everything belongs to root: in a user namespace with a single id.
+    pub single_id: bool,
+}
+
+/// A tree that is shown to one step, and what the step has looked at.
+#[derive(Debug)]
+pub struct TracedTree {
+    inodes: inodes::Inodes,
+    contents: Arc<dyn Contents>,
+    options: ServeOptions,
+    /// Nobody looks at extended attributes where there are none: the kernel is told once.
+    has_xattrs: bool,
+    failure: Mutex<Option<String>>,
+}
+
+impl TracedTree {
+    /// Shows `tree`, whose contents come from `contents`.
+    pub fn new(tree: &Tree, contents: Arc<dyn Contents>, options: ServeOptions) -> Arc<Self> {
+        let has_xattrs = tree.walk(b"").any(|(_, node)| !node.metadata.xattrs.is_empty());
+        Arc::new(Self {
+            inodes: inodes::Inodes::new(tree),
+            contents,
+            options,
+            has_xattrs,
+            failure: Mutex::default(),
+        })
+    }
+
+    /// What was looked at so far, by path.
+    pub fn looks(&self) -> Vec<(Vec<u8>, Look)> {
+        self.inodes.looks()
+    }
+
+    /// Why what was looked at is not all, or not right; `None` if nothing went wrong.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn fail(&self, reason: String) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+    }
+}
+
+/// A tree on its way to the executor, which mounts it.
+#[derive(Debug)]
+pub struct Serving(pub Arc<TracedTree>);
+
+impl ServedTree for Serving {
+    fn serve(&self, device: OwnedFd) -> io::Result<()> {
+        serve::serve(Arc::clone(&self.0), device)
+    }
+}
+
+#[cfg(test)]
+mod tests;

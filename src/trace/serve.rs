@@ -1,0 +1,270 @@
+//! Answers the kernel's questions about a tree (Linux's `include/uapi/linux/fuse.h`, by way of the crate fuser).
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request, Session, SessionACL,
+};
+
+use super::TracedTree;
+use super::inodes::{Inode, ROOT};
+use crate::layer::Timestamp;
+use crate::tree::{Look, NodeKind, child_path};
+
+/// How long the kernel may believe an answer: a tree never changes.
+const FOR_EVER: Duration = Duration::from_secs(1 << 30);
+
+/// What a directory's size is, whatever is in it: that is seen by listing it.
+const DIRECTORY_SIZE: u64 = 4096;
+
+/// What one read may ask for at most: the kernel asks for 1 MiB at most. Bounds what is allocated for an answer.
+const READ_MAX: u32 = 16 << 20;
+
+/// Answers what comes from `device`, the mount's end of FUSE, until it is unmounted.
+pub(super) fn serve(tree: Arc<TracedTree>, device: OwnedFd) -> io::Result<()> {
+    let mut config = Config::default();
+    config.acl = SessionACL::All;
+    config.n_threads = Some(tree.options.threads.max(1));
+    let answers = move || {
+        let for_failures = Arc::clone(&tree);
+        let session = Session::from_fd(Answers(tree), device, SessionACL::All, config);
+        if let Err(error) = session.and_then(Session::run) {
+            for_failures.fail(format!("serving the step's files failed: {error}"));
+        }
+    };
+    std::thread::Builder::new().name("step-files".to_owned()).spawn(answers)?;
+    Ok(())
+}
+
+struct Answers(Arc<TracedTree>);
+
+impl Answers {
+    fn attributes(&self, number: u64, inode: &Inode) -> FileAttr {
+        let node = inode.node();
+        let metadata = &node.metadata;
+        let (kind, size, device) = match &node.kind {
+            NodeKind::Directory => (FileType::Directory, DIRECTORY_SIZE, 0),
+            NodeKind::File { size, .. } => (FileType::RegularFile, *size, 0),
+            NodeKind::Symlink { target } => (FileType::Symlink, target.len() as u64, 0),
+            NodeKind::CharDevice { major, minor } => (FileType::CharDevice, 0, device(*major, *minor)),
+            NodeKind::BlockDevice { major, minor } => (FileType::BlockDevice, 0, device(*major, *minor)),
+            NodeKind::Fifo => (FileType::NamedPipe, 0, 0),
+        };
+        let time = time(metadata.mtime);
+        let (uid, gid) = if self.0.options.single_id { (0, 0) } else { (metadata.uid, metadata.gid) };
+        FileAttr {
+            ino: INodeNo(number),
+            size,
+            blocks: size.div_ceil(512),
+            atime: time,
+            mtime: time,
+            ctime: time,
+            crtime: time,
+            kind,
+            perm: (metadata.mode & 0o7777) as u16,
+            nlink: inode.nlink,
+            uid,
+            gid,
+            rdev: device,
+            blksize: 4096,
+            flags: 0,
+        }
+    }
+
+    /// What the kernel asks for was given to it before: anything else is a failure.
+    fn inode(&self, number: INodeNo) -> Result<Arc<Inode>, Errno> {
+        self.0.inodes.get(number.0).ok_or_else(|| {
+            self.0.fail(format!("the kernel asked for the inode {}, which there is not", number.0));
+            Errno::EIO
+        })
+    }
+
+    fn content(&self, inode: &Inode, offset: u64, size: u32) -> Result<Vec<u8>, Errno> {
+        let node = inode.node();
+        if node.content().is_none() {
+            return Err(Errno::EINVAL);
+        }
+        inode.look(Look::CONTENT);
+        let length = node.size().saturating_sub(offset).min(size.min(READ_MAX).into());
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        self.0.contents.read(&inode.path, node, offset, &mut bytes).map_err(|error| {
+            let path = crate::layer::display_path(&inode.path);
+            self.0.fail(format!("reading /{path} failed: {}", crate::hint::with_causes(&error)));
+            Errno::EIO
+        })?;
+        Ok(bytes)
+    }
+}
+
+/// As in `new_encode_dev` of the kernel.
+fn device(major: u32, minor: u32) -> u32 {
+    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
+}
+
+fn time(time: Timestamp) -> SystemTime {
+    let seconds = Duration::from_secs(time.seconds.unsigned_abs());
+    let whole = if time.seconds < 0 {
+        SystemTime::UNIX_EPOCH.checked_sub(seconds)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(seconds)
+    };
+    let exact = whole.and_then(|whole| whole.checked_add(Duration::from_nanos(time.nanos.into())));
+    exact.unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+impl Filesystem for Answers {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Each is a help, and none is needed.
+        for flag in [
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_ASYNC_READ,
+            InitFlags::FUSE_NO_OPEN_SUPPORT,
+            InitFlags::FUSE_NO_OPENDIR_SUPPORT,
+        ] {
+            let _ = config.add_capabilities(flag);
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.0.inodes.look_up(parent.0, name.as_bytes()) {
+            Some((number, inode)) => {
+                reply.entry(&FOR_EVER, &self.attributes(number, &inode), Generation(0));
+            }
+            None => {
+                // Inode 0 is nothing, and that is remembered.
+                let Some(root) = self.0.inodes.get(ROOT) else { return reply.error(Errno::EIO) };
+                reply.entry(&FOR_EVER, &self.attributes(0, &root), Generation(0));
+            }
+        }
+    }
+
+    fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.inode(number) {
+            Ok(inode) => reply.attr(&FOR_EVER, &self.attributes(number.0, &inode)),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn readlink(&self, _: &Request, number: INodeNo, reply: ReplyData) {
+        match self.inode(number) {
+            Ok(inode) => match inode.node().target() {
+                Some(target) => reply.data(target),
+                None => reply.error(Errno::EINVAL),
+            },
+            Err(error) => reply.error(error),
+        }
+    }
+
+    /// Opening is nothing: the kernel does not ask again.
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, _: i64, _: i32, reply: ReplyLseek) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        number: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match self.inode(number).and_then(|inode| self.content(&inode, offset, size)) {
+            Ok(bytes) => reply.data(&bytes),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn readdir(&self, _: &Request, number: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let inode = match self.inode(number) {
+            Ok(inode) => inode,
+            Err(error) => return reply.error(error),
+        };
+        let Some(dir) = inode.directory() else { return reply.error(Errno::ENOTDIR) };
+        inode.look(Look::NAMES);
+        // Both are only for show: the kernel knows them better.
+        let dots =
+            [".", ".."].into_iter().map(|name| (number.0, FileType::Directory, name.as_bytes().to_vec()));
+        let children = dir.children().map(|(name, child)| {
+            let kind = match &child.node().kind {
+                NodeKind::Directory => FileType::Directory,
+                NodeKind::File { .. } => FileType::RegularFile,
+                NodeKind::Symlink { .. } => FileType::Symlink,
+                NodeKind::CharDevice { .. } => FileType::CharDevice,
+                NodeKind::BlockDevice { .. } => FileType::BlockDevice,
+                NodeKind::Fifo => FileType::NamedPipe,
+            };
+            let path = child_path(&inode.path, name);
+            let (number, _) = self.0.inodes.number(number.0, name, &path, child);
+            (number, kind, name.to_vec())
+        });
+        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (place, (number, kind, name)) in (1..).zip(dots.chain(children)).skip(skip) {
+            if reply.add(INodeNo(number), place, kind, OsStr::from_bytes(&name)) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if !self.0.has_xattrs {
+            return reply.error(Errno::ENOSYS);
+        }
+        match self.inode(number) {
+            Ok(inode) => match inode.node().metadata.xattrs.get(name.as_bytes()) {
+                Some(value) => answer_xattr(value, size, reply),
+                None => reply.error(Errno::ENODATA),
+            },
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn listxattr(&self, _: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        if !self.0.has_xattrs {
+            return reply.error(Errno::ENOSYS);
+        }
+        match self.inode(number) {
+            Ok(inode) => {
+                let names = inode.node().metadata.xattrs.keys().flat_map(|name| [name, &b"\0"[..]].concat());
+                answer_xattr(&names.collect::<Vec<u8>>(), size, reply);
+            }
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        reply.statfs(0, 0, 0, 0, 0, 4096, 255, 4096);
+    }
+}
+
+fn answer_xattr(value: &[u8], size: u32, reply: ReplyXattr) {
+    match u32::try_from(value.len()) {
+        Ok(length) if size == 0 => reply.size(length),
+        Ok(length) if length <= size => reply.data(value),
+        _ => reply.error(Errno::ERANGE),
+    }
+}
