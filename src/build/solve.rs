@@ -309,8 +309,7 @@ impl Solver<'_> {
         let mut record = Record { log: made.log, ..record };
         // What was found incomplete is not to win over what was just made.
         let replace = stage.no_cache || self.distrusted.contains(&exact.key());
-        let predecessor = before.map(|before| before.record.clone());
-        record = self.publish(record, replace, Making { lease, predecessor }).await?;
+        record = self.publish(record, replace, Making { lease, predecessor: self.predecessor(step) }).await?;
         self.progress.made.lock().unwrap_or_else(PoisonError::into_inner).insert(exact.key());
         for short_cut in keys.coarse.into_iter().chain(linked) {
             self.publish_alias(step, &record, short_cut).await;
@@ -540,8 +539,15 @@ impl Solver<'_> {
     /// Stores a record under another key as well. Only a short cut: its loss costs time.
     async fn publish_alias(&self, step: &PlannedStep, record: &Record, preimage: Preimage) {
         let record = Record { preimage, scope: self.engine.cache.write_scope().clone(), ..record.clone() };
-        let _ = self.engine.cache.publish(record.clone(), true).await;
+        let making = Making { predecessor: self.predecessor(step), ..Making::default() };
+        let _ = self.engine.cache.publish_made(record.clone(), true, making).await;
         self.found_by(step, record);
+    }
+
+    /// What the step had made the last time.
+    pub(super) fn predecessor(&self, step: &PlannedStep) -> Option<Record> {
+        let before = self.before.steps.iter().find(|before| before.slot == step.slot);
+        before.map(|before| before.record.clone())
     }
 
     /// Keeps a record in the build's bundle by which the next build finds the step's result.

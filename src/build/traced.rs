@@ -14,7 +14,7 @@ use crate::explain::Difference;
 use crate::record::{
     Bundle, BundleName, BundleStep, Preimage, Record, SHAPE_BYTES_MAX, Shape, VALUES_BYTES_MAX, Values,
 };
-use crate::store::Hit;
+use crate::store::{Hit, Making};
 use crate::tree::{Look, Tree};
 
 /// Shapes of one definition that are tried: a step that reads other files with other inputs has some of them, and each
@@ -200,7 +200,8 @@ impl Solver<'_> {
         let scope = self.engine.cache.write_scope().clone();
         let record = Record { preimage: traced, scope, ..record.clone() };
         // The latest result counts: an earlier one for the same would have been a hit.
-        let _ = self.engine.cache.publish(record.clone(), true).await;
+        let making = Making { predecessor: self.predecessor(step), ..Making::default() };
+        let _ = self.engine.cache.publish_made(record.clone(), true, making).await;
         self.found_by(step, record.clone());
         let mut bundle = Bundle { steps: vec![BundleStep { slot: "shape".to_owned(), record }] };
         let mut keys: HashSet<_> = bundle.steps.iter().map(|step| step.record.key()).collect();

@@ -122,8 +122,11 @@ pub(super) struct Inner {
     bundled: Mutex<HashMap<Key, Record>>,
     /// Blobs that the remote store was seen to have during this build.
     at_remote: Mutex<HashSet<Digest>>,
-    /// Keeps tasks from fetching the same blob at once. An entry lives as long as somebody fetches.
-    fetching: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+    /// Keep tasks from fetching, or sending, the same blob at once. An entry lives as long as somebody does so.
+    fetching: Gates,
+    sending: Gates,
+    /// Blobs that this build has sent.
+    sent: Mutex<HashSet<Digest>>,
     /// Blobs of the local store whose content was found to be right.
     verified: Mutex<HashSet<Digest>>,
     uploads: Semaphore,
@@ -191,7 +194,9 @@ impl Cache {
             options,
             bundled: Mutex::default(),
             at_remote: Mutex::default(),
-            fetching: Mutex::default(),
+            fetching: Gates::default(),
+            sending: Gates::default(),
+            sent: Mutex::default(),
             verified: Mutex::default(),
             uploads: Semaphore::new(UPLOADS),
             pending: AtomicU64::new(0),
@@ -309,11 +314,7 @@ impl Cache {
             return Some(path);
         }
         let remote = inner.remote.as_ref()?;
-        let gate = {
-            let mut fetching = inner.fetching.lock().unwrap_or_else(PoisonError::into_inner);
-            fetching.retain(|_, gate| Arc::strong_count(gate) > 1);
-            Arc::clone(fetching.entry(*digest).or_default())
-        };
+        let gate = inner.fetching.of(digest);
         let _alone = gate.lock().await;
         if inner.local.is_stored(digest, size) {
             return Some(path);
@@ -546,6 +547,12 @@ impl Inner {
         let blobs: Vec<_> = record.blobs().chain(record.log).collect();
         let Some(missing) = remote.send(remote.store().missing_blobs(&blobs)).await else { return false };
         for digest in missing {
+            // A result is often recorded under several keys, whose records have the same layers.
+            let gate = self.sending.of(&digest);
+            let _alone = gate.lock().await;
+            if self.sent.lock().unwrap_or_else(PoisonError::into_inner).contains(&digest) {
+                continue;
+            }
             let Some((_, size)) = self.local.open_blob(&digest) else {
                 if record.log == Some(digest) {
                     continue;
@@ -561,8 +568,21 @@ impl Inner {
                 return false;
             };
             self.uploaded.fetch_add(sent, Ordering::Relaxed);
+            self.sent.lock().unwrap_or_else(PoisonError::into_inner).insert(digest);
         }
         remote.send(remote.store().write_record(record)).await.is_some()
+    }
+}
+
+/// A lock for each blob.
+#[derive(Debug, Default)]
+struct Gates(Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Gates {
+    fn of(&self, digest: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.retain(|_, gate| Arc::strong_count(gate) > 1);
+        Arc::clone(gates.entry(*digest).or_default())
     }
 }
 

@@ -11,8 +11,7 @@ use crate::support::lab::Lab;
 use crate::support::server::CacheServer;
 use crate::support::{Run, text};
 
-const DOCKERFILE: &str =
-    "FROM busybox\nCOPY a /a\nRUN head -c 3000000 /dev/urandom > /random\nRUN wc -c < /random > /size\n";
+const DOCKERFILE: &str = "FROM busybox\nCOPY a /a\nRUN cat /a; head -c 3000000 /dev/urandom > /random\nRUN wc -c < /random > /size\n";
 
 /// A build on a machine of its own.
 fn runner(lab: &Lab, name: &str) -> Run {
@@ -344,7 +343,9 @@ fn storage_is_looked_after() {
     let before = stats();
     assert_eq!(before[0]["tenant"], "default");
     assert!(before[0]["records"].as_u64().unwrap() >= 3, "{before}");
-    assert!(admin(&["stats"]).success().stdout().starts_with("default: 3."));
+    // The layers of the steps, and the base image in frames.
+    let shown = admin(&["stats"]).success().stdout();
+    assert!(shown.starts_with("default: ") && shown.contains(" MB"), "{shown}");
     assert!(admin(&["verify"]).success().stdout().contains(", 0 damaged"));
     // What is in use now stays by default; asked for, it goes, and the next build makes it again.
     let report = admin(&["gc", "--max-size", "1B"]).success().stdout();
