@@ -20,6 +20,7 @@ mod listen;
 mod metrics;
 mod oci;
 mod oidc;
+mod outlet;
 mod session;
 mod settings;
 mod storage;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::{DirectoryStore, MARK_EVERY, files};
 use crate::digest::{Digest, Hasher, Verifying};
-use crate::store::StoreError;
+use crate::store::{BlobFile, StoreError};
 
 /// How much is copied and hashed at a time.
 const PIECE: usize = 256 << 10;
@@ -32,6 +32,23 @@ impl DirectoryStore {
             files::mark_used(&path, modified, self.now(), MARK_EVERY);
         }
         Some((file, metadata.len()))
+    }
+
+    /// A blob as a file, and whether it was verified lately.
+    pub(super) fn blob_file(&self, digest: &Digest) -> Result<Option<BlobFile>, StoreError> {
+        let Some((file, _)) = self.open_blob(digest) else { return Ok(None) };
+        let file = file.into_file();
+        // After it was marked as used, which is a change.
+        let opened = file.metadata().map_err(self.failed(|| format!("opening blob {digest}")))?;
+        let is_verified = self.0.verified.contains(digest, &opened, self.now());
+        Ok(Some(BlobFile { file, opened, is_verified }))
+    }
+
+    /// Takes note that the whole content of `blob` was found right.
+    pub(super) fn note_verified(&self, digest: &Digest, blob: &BlobFile) {
+        if let Ok(after) = blob.file.metadata() {
+            self.0.verified.remember(digest, &blob.opened, &after, self.now());
+        }
     }
 
     /// Makes the file at `path`, which the caller has just written on the store's file system (best:
