@@ -14,6 +14,7 @@ use super::*;
 
 mod gc;
 mod oidc;
+mod reads;
 use crate::digest::Digest;
 use crate::record::Scope;
 use crate::store::tests::contract::keeps_the_contract;
@@ -40,8 +41,8 @@ impl Running {
     }
 
     async fn with(kind: StorageKind, spool: tempfile::TempDir, settings: Settings) -> Self {
-        let storage = Storage::open(kind, spool.path().join("spool"), SystemTime::now).unwrap();
-        let tokens = Tokens::new(storage.system(), SystemTime::now);
+        let storage = Storage::open(kind, spool.path().join("spool"), settings.clock).unwrap();
+        let tokens = Tokens::new(storage.system(), settings.clock);
         let (control, state) = watch::channel(Shutdown::Run);
         let (tell, told) = oneshot::channel();
         tokio::spawn(serve(Server::new(settings, storage), state, move |address| {

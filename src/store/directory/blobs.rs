@@ -63,6 +63,9 @@ impl DirectoryStore {
         }
         let name = self.blob_path(digest);
         self.place(path, &name).map_err(self.failed(failed))?;
+        if let Ok(placed) = fs_err::metadata(&name) {
+            self.0.verified.remember_new(digest, &placed, self.now());
+        }
         Ok(true)
     }
 

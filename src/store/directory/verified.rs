@@ -66,9 +66,17 @@ impl Verified {
     pub(super) fn remember(&self, digest: &Digest, before: &Metadata, after: &Metadata, now: SystemTime) {
         let state = State::of(before);
         let is_settled = now.duration_since(state.since()).is_ok_and(|age| age >= TICK);
-        if state != State::of(after) || !is_settled {
-            return;
+        if state == State::of(after) && is_settled {
+            self.insert(digest, state, now);
         }
+    }
+
+    /// Takes note of a file that was hashed while it was written, and that nobody else has had in hand yet.
+    pub(super) fn remember_new(&self, digest: &Digest, written: &Metadata, now: SystemTime) {
+        self.insert(digest, State::of(written), now);
+    }
+
+    fn insert(&self, digest: &Digest, state: State, now: SystemTime) {
         let mut verified = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if verified.len() >= REMEMBERED_MAX {
             let is_valid = |since: &SystemTime| now.duration_since(*since).is_ok_and(|age| age < VALID);
@@ -86,6 +94,18 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+
+    #[test]
+    fn what_was_just_written_is_verified_until_it_changes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (digest, verified, now) = (Digest::of("content"), Verified::default(), SystemTime::now());
+        std::fs::write(file.path(), "content").unwrap();
+        verified.remember_new(&digest, &std::fs::metadata(file.path()).unwrap(), now);
+        assert!(verified.contains(&digest, &std::fs::metadata(file.path()).unwrap(), now));
+        std::thread::sleep(Duration::from_millis(50));
+        std::fs::write(file.path(), "damaged").unwrap();
+        assert!(!verified.contains(&digest, &std::fs::metadata(file.path()).unwrap(), now));
+    }
 
     #[test]
     fn a_verification_ends_with_any_change_and_with_its_time() {
