@@ -221,7 +221,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_files_bytes_take_the_place_of_the_stand_in() {
-        let content: Vec<u8> = (0..3_000_000_u32).flat_map(|number| number.to_le_bytes()).collect();
+        let content: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
         for range in [0..content.len(), 0..1, 5..PIECE + 5, 1_000_001..7_654_321, PIECE..2 * PIECE] {
             let (plain, other) = pair().await;
             let body = plain.outlet().body(file(&content), range.start as u64..range.end as u64);

@@ -80,7 +80,7 @@ fn soak(lab: Lab, storage: String, s3: Option<S3>, mut chance: Chance) {
             }
         }
         world.check_builds();
-        assert!(clients.iter().all(|client| client.is_running()), "a client has failed");
+        assert!(clients.iter().all(Client::is_running), "a client has failed");
     }
     told.end();
     for client in clients {

@@ -3,7 +3,7 @@
 #![allow(clippy::print_stdout, reason = "skipping is said aloud")]
 
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ pub(crate) struct S3 {
 impl S3 {
     /// Starts moto, if `./test` has installed it.
     pub(crate) fn moto(context: &Context) -> Option<Self> {
-        let server = Self::start(program("MOTO_SERVER")?, None);
+        let server = Self::start(&program("MOTO_SERVER")?, None);
         server.curl(context, "PUT", "/cache", &[]);
         Some(server)
     }
@@ -33,13 +33,13 @@ impl S3 {
     pub(crate) fn files(context: &Context, directory: &str) -> Option<Self> {
         let directory = context.path(directory);
         std::fs::create_dir_all(directory.join("cache")).unwrap();
-        Some(Self::start(program("S3_SERVER")?, Some(directory)))
+        Some(Self::start(&program("S3_SERVER")?, Some(directory)))
     }
 
-    fn start(program: PathBuf, files: Option<PathBuf>) -> Self {
+    fn start(program: &Path, files: Option<PathBuf>) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = format!("127.0.0.1:{port}");
-        let child = spawn(&program, &address, files.as_deref());
+        let child = spawn(program, &address, files.as_deref());
         Self { child, address, files }
     }
 
@@ -108,7 +108,7 @@ fn program(variable: &str) -> Option<PathBuf> {
     program
 }
 
-fn spawn(program: &std::path::Path, address: &str, files: Option<&std::path::Path>) -> Child {
+fn spawn(program: &Path, address: &str, files: Option<&Path>) -> Child {
     let mut command = Command::new(program);
     match files {
         Some(files) => {
