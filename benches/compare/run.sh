@@ -11,10 +11,12 @@ root=$(cd "$here/../.." && pwd)
 
 usage() {
     cat <<'TEXT'
-Usage: benches/compare/run.sh [--runs N] [--tools LIST] [--only LIST] [--results FILE]
+Usage: benches/compare/run.sh [--runs N] [--tools LIST] [--only LIST] [--far] [--results FILE]
   --runs N        rounds of each scenario; the median is reported (3)
   --tools LIST    of crossdock,buildah,buildkit (those that are installed)
   --only LIST     of builds,memory,layers (all)
+  --far           the registry, and the shared cache with it, is 20 ms of round trip and 1 Gbit/s away: a small proxy
+                  (tests/tools/link) is in front of it; Crossdock's cache is a `crossdock serve` behind another one
   --results FILE  also write every measurement there: tool, scenario, seconds
 Environment: CROSSDOCK (the program; default: target/release/crossdock, built if absent), BUILDKIT_BIN (the directory
 of buildkitd and buildctl, if they are not in PATH), TMPDIR (a file system that overlayfs accepts).
@@ -25,11 +27,13 @@ runs=3
 tools=
 only=builds,memory,layers
 results=
+far=
 while (($#)); do
     case $1 in
         --runs) runs=$2; shift ;;
         --tools) tools=$2; shift ;;
         --only) only=$2; shift ;;
+        --far) far=yes ;;
         --results) results=$(realpath -m "$2"); shift ;;
         --help | -h) usage; exit 0 ;;
         *) usage >&2; exit 2 ;;
@@ -111,6 +115,31 @@ start_registry() {
     exit 1
 }
 
+# far_from ADDRESS: sets `link` to an address that leads there, slowly.
+far_from() {
+    [[ -x $work/link ]] || rustc --edition 2024 -O -o "$work/link" "$root/tests/tools/link/main.rs"
+    local log=$work/link-${1##*:}
+    "$work/link" 127.0.0.1:0 "$1" 20 1000 >"$log" &
+    pids+=($!)
+    until [[ -s $log ]]; do sleep 0.1; done
+    link=$(<"$log")
+}
+
+start_server() {
+    "$crossdock" serve --insecure-no-auth --listen 127.0.0.1:0 --storage "$work/crossdock-shared" \
+        >"$work/server.log" 2>&1 &
+    pids+=($!)
+    server_pid=$!
+    local address=
+    until [[ -n $address ]]; do
+        sleep 0.1
+        address=$(grep -o '127\.0\.0\.1:[1-9][0-9]*' "$work/server.log" | head -n 1 || true)
+    done
+    far_from "$address"
+    crossdock_cache=http://$link
+}
+server_pid=
+
 base_image() {
     # The tests make the same base: an OCI layout of what debootstrap makes of this machine's release.
     local found
@@ -163,9 +192,17 @@ DOCKERFILE
 # ---- the tools: each can forget its local state, and build and push ----
 
 crossdock_forget() { rm -rf "$work/crossdock-local"; }
-crossdock_forget_shared() { rm -rf "$work/crossdock-shared"; }
+crossdock_cache=file://$work/crossdock-shared
+crossdock_forget_shared() {
+    if [[ -n $server_pid ]]; then
+        kill "$server_pid"
+        wait "$server_pid" || true
+    fi
+    rm -rf "$work/crossdock-shared"
+    if [[ -n $far ]]; then start_server; fi
+}
 crossdock_build() {
-    "$crossdock" build --local-cache "$work/crossdock-local" --cache "file://$work/crossdock-shared" \
+    "$crossdock" build --local-cache "$work/crossdock-local" --cache "$crossdock_cache" \
         --progress plain --tag "$registry/app/crossdock:latest" --push "$work/project"
 }
 
@@ -338,6 +375,10 @@ main() {
     echo '{"default":[{"type":"insecureAcceptAnything"}]}' >"$work/policy.json"
     if measures builds; then
         start_registry
+        if [[ -n $far ]]; then
+            far_from "$registry"
+            registry=$link
+        fi
         base_image
         project
         compare_builds

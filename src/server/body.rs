@@ -11,8 +11,8 @@ use super::error::Refusal;
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::store::{DirectoryStore, StoreError};
 
-/// How much is gathered before it is hashed and written.
-const PIECE: usize = 1 << 20;
+/// How much is gathered before it is hashed and written: little, as hundreds of clients may send at a time.
+const PIECE: usize = 128 << 10;
 
 /// After this time a body must have come at [`SLOWEST`] on average: a client that sends a byte now and then would
 /// otherwise hold its place for ever.

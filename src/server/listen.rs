@@ -6,6 +6,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::{Request, Version};
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -19,6 +21,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::error::ServeError;
+use super::outlet::{Outlet, Plain};
 use super::settings::Tls;
 use super::{Server, gc, health, machine, traces};
 
@@ -70,7 +73,8 @@ pub async fn serve(
     let disks = tokio::spawn(machine::watch_disks(Arc::clone(&server)));
     let exporter = tokio::spawn(traces::run(Arc::clone(&server)));
     let places = Arc::new(Semaphore::new(settings.limits.connections_max));
-    let (graceful, service) = (GracefulShutdown::new(), TowerToHyperService::new(server.router()));
+    let graceful = GracefulShutdown::new();
+    let service = Service { inner: TowerToHyperService::new(server.router()), outlet: None };
     loop {
         let place = Arc::clone(&places).acquire_owned();
         let accepted = tokio::select! {
@@ -136,7 +140,28 @@ fn reload(server: &Server, acceptor: &mut Option<TlsAcceptor>) {
     }
 }
 
-type Service = TowerToHyperService<axum::Router>;
+/// Answers the requests of one connection.
+#[derive(Clone)]
+struct Service {
+    inner: TowerToHyperService<axum::Router>,
+    /// Where the connection can send files by itself.
+    outlet: Option<Outlet>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Service {
+    type Response = axum::response::Response;
+    type Error = std::convert::Infallible;
+    type Future = <TowerToHyperService<axum::Router> as hyper::service::Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if let Some(outlet) = &self.outlet
+            && request.version() <= Version::HTTP_11
+        {
+            request.extensions_mut().insert(outlet.clone());
+        }
+        self.inner.call(request)
+    }
+}
 
 async fn connection(
     server: &Server,
@@ -149,7 +174,11 @@ async fn connection(
     // Answers are written whole; waiting for more of them helps nobody.
     let _ = stream.set_nodelay(true);
     match acceptor {
-        None => exchange(stream, service, watcher, idle).await,
+        None => {
+            let stream = Plain::new(stream);
+            let service = Service { outlet: Some(stream.outlet()), ..service };
+            exchange(stream, service, watcher, idle).await;
+        }
         Some(acceptor) => {
             // Whoever does not speak TLS is no client.
             match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {

@@ -23,6 +23,7 @@ mod metrics;
 mod observe;
 mod oci;
 mod oidc;
+mod outlet;
 mod session;
 mod settings;
 mod storage;

@@ -1,35 +1,103 @@
 //! The bytes of blobs on their way out.
 
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 
 use super::Server;
 use super::access::Access;
+use super::outlet::Outlet;
 use crate::digest::{Digest, Hasher};
+use crate::store::{BlobFile, StoreError};
 
-/// How much of a blob is in memory at a time, for each reader.
-const PIECE: u64 = 1 << 20;
+/// How much of a blob is in memory at a time, for each reader: there may be many.
+const PIECE: u64 = 128 << 10;
 
-/// The bytes of a range, a piece at a time. A whole blob is verified on its way: if it is damaged, the answer breaks off
-/// before its end, and the blob is absent from then on.
-pub(super) fn blob(
+/// The same where each piece is a question to somewhere else.
+const FAR_PIECE: u64 = 1 << 20;
+
+/// The bytes of a range, a piece at a time. A whole blob is verified on its way, if it was not lately and unchanged
+/// since: if it is damaged, the answer breaks off before its end, and the blob is absent from then on.
+pub(super) async fn blob(
     server: Arc<Server>,
     access: Access,
     digest: Digest,
     range: Range<u64>,
     size: u64,
+    outlet: Option<&Outlet>,
+) -> Result<Body, StoreError> {
+    let is_whole = range == (0..size);
+    let Some(blob) = access.backend.open_file(&digest).await? else {
+        return Ok(from_elsewhere(server, access, digest, range, is_whole));
+    };
+    Ok(match outlet {
+        // A part has no digest: whoever puts parts together has to verify them.
+        Some(outlet) if blob.is_verified || !is_whole => outlet.body(blob.file, range),
+        _ => from_file(server, access, digest, range, is_whole, blob),
+    })
+}
+
+/// The bytes of a range of a file.
+fn from_file(
+    server: Arc<Server>,
+    access: Access,
+    digest: Digest,
+    range: Range<u64>,
+    is_whole: bool,
+    blob: BlobFile,
 ) -> Body {
-    let hasher = (range == (0..size)).then(|| Hasher::new(digest.algorithm()));
-    let state = (range, hasher);
-    Body::from_stream(futures_util::stream::try_unfold(state, move |(range, hasher)| {
-        let (server, access) = (Arc::clone(&server), access.clone());
+    let hasher = (is_whole && !blob.is_verified).then(|| Hasher::new(digest.algorithm()));
+    let blob = Arc::new(blob);
+    Body::from_stream(futures_util::stream::try_unfold((range, hasher), move |(range, hasher)| {
+        let (server, access, blob) = (Arc::clone(&server), access.clone(), Arc::clone(&blob));
         async move {
             if range.is_empty() {
                 return Ok(None);
             }
             let end = range.end.min(range.start + PIECE);
+            let (start, opened) = (range.start, Arc::clone(&blob));
+            let work = tokio::task::spawn_blocking(move || {
+                let mut piece = vec![0; usize::try_from(end - start).unwrap_or(0)];
+                opened.file.read_exact_at(&mut piece, start)?;
+                let hasher = hasher.map(|mut hasher| {
+                    hasher.update(&piece);
+                    hasher
+                });
+                Ok::<_, std::io::Error>((Bytes::from(piece), hasher))
+            });
+            let (piece, hasher) = work.await.map_err(std::io::Error::other)??;
+            let Some(hasher) = hasher else { return Ok(Some((piece, (end..range.end, None)))) };
+            if end < range.end {
+                return Ok(Some((piece, (end..range.end, Some(hasher)))));
+            }
+            if hasher.finish() != digest {
+                damaged(&server, &access, &digest).await;
+                return Err(std::io::Error::other("the blob is damaged"));
+            }
+            access.backend.verified_file(&digest, &blob);
+            Ok(Some((piece, (end..range.end, None))))
+        }
+    }))
+}
+
+/// The bytes of a range of a blob that is no file here.
+fn from_elsewhere(
+    server: Arc<Server>,
+    access: Access,
+    digest: Digest,
+    range: Range<u64>,
+    is_whole: bool,
+) -> Body {
+    let hasher = is_whole.then(|| Hasher::new(digest.algorithm()));
+    Body::from_stream(futures_util::stream::try_unfold((range, hasher), move |(range, hasher)| {
+        let (server, access) = (Arc::clone(&server), access.clone());
+        async move {
+            if range.is_empty() {
+                return Ok(None);
+            }
+            let end = range.end.min(range.start + FAR_PIECE);
             let piece = access.backend.read_range(&digest, range.start..end).await;
             let piece = piece.map_err(std::io::Error::other)?;
             let piece = piece.filter(|piece| piece.len() as u64 == end - range.start);
@@ -37,26 +105,19 @@ pub(super) fn blob(
                 return Err(std::io::Error::other("the blob went away"));
             };
             let Some(mut hasher) = hasher else { return Ok(Some((piece, (end..range.end, None)))) };
-            let (piece, hasher) = if piece.len() < 64 << 10 {
+            let work = tokio::task::spawn_blocking(move || {
                 hasher.update(&piece);
                 (piece, hasher)
-            } else {
-                tokio::task::spawn_blocking(move || {
-                    hasher.update(&piece);
-                    (piece, hasher)
-                })
-                .await
-                .map_err(std::io::Error::other)?
-            };
-            if end == range.end {
-                let found = hasher.finish();
-                if found != digest {
-                    damaged(&server, &access, &digest).await;
-                    return Err(std::io::Error::other("the blob is damaged"));
-                }
-                return Ok(Some((piece, (end..range.end, None))));
+            });
+            let (piece, hasher) = work.await.map_err(std::io::Error::other)?;
+            if end < range.end {
+                return Ok(Some((piece, (end..range.end, Some(hasher)))));
             }
-            Ok(Some((piece, (end..range.end, Some(hasher)))))
+            if hasher.finish() != digest {
+                damaged(&server, &access, &digest).await;
+                return Err(std::io::Error::other("the blob is damaged"));
+            }
+            Ok(Some((piece, (end..range.end, None))))
         }
     }))
 }

@@ -15,6 +15,7 @@ mod attacks;
 mod gc;
 mod oidc;
 mod outside;
+mod reads;
 use crate::digest::Digest;
 use crate::record::Scope;
 use crate::store::tests::contract::keeps_the_contract;
@@ -41,7 +42,7 @@ impl Running {
     }
 
     async fn with(kind: StorageKind, spool: tempfile::TempDir, settings: Settings) -> Self {
-        let storage = Storage::open(kind, spool.path().join("spool"), SystemTime::now).unwrap();
+        let storage = Storage::open(kind, spool.path().join("spool"), settings.clock).unwrap();
         let mut running = Self::serving(storage, settings).await;
         running.spool = spool;
         running
@@ -49,7 +50,7 @@ impl Running {
 
     /// Over storage that others may use as well.
     async fn serving(storage: Storage, settings: Settings) -> Self {
-        let tokens = Tokens::new(storage.system(), SystemTime::now);
+        let tokens = Tokens::new(storage.system(), settings.clock);
         let (control, state) = watch::channel(Shutdown::Run);
         let (tell, told) = oneshot::channel();
         tokio::spawn(serve(Server::new(settings, storage), state, move |address| {

@@ -105,6 +105,17 @@ pub struct Stored<N> {
     pub used: SystemTime,
 }
 
+/// A blob that is a file of this machine.
+#[derive(Debug)]
+pub struct BlobFile {
+    /// The file, for reading at places: others may read it too.
+    pub file: std::fs::File,
+    /// Its metadata when it was opened.
+    pub opened: std::fs::Metadata,
+    /// Whether it was verified lately and has not changed since. If not, who reads it has to verify it.
+    pub is_verified: bool,
+}
+
 /// A store that a server can stand on. Several servers may use the same one at the same time, and need nothing else
 /// to agree.
 ///
@@ -120,6 +131,14 @@ pub trait Backend: Store {
     async fn adopt_file(&self, digest: &Digest, path: &Path) -> Result<bool, StoreError> {
         self.write_blob(digest, BlobSource::File(path.to_owned())).await
     }
+
+    /// Opens a blob that is a file of this machine. `None` does not say that the blob is absent: it may be no file.
+    async fn open_file(&self, _digest: &Digest) -> Result<Option<BlobFile>, StoreError> {
+        Ok(None)
+    }
+
+    /// Takes note that the whole content of a file that was opened so has been read and was found right.
+    fn verified_file(&self, _digest: &Digest, _blob: &BlobFile) {}
 
     /// Removes a blob; `false` if there was none.
     async fn remove_blob(&self, digest: &Digest) -> Result<bool, StoreError>;

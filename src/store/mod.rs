@@ -28,7 +28,7 @@ use crate::digest::Digest;
 use crate::hint::Hint;
 use crate::record::{Bundle, BundleName, Key, Record, Scope};
 
-pub use backend::{Backend, Document, DocumentName, DocumentNameError, Expected, Stored, Version};
+pub use backend::{Backend, BlobFile, Document, DocumentName, DocumentNameError, Expected, Stored, Version};
 pub use cache::{Cache, CacheOptions, CacheStats, FlushReport, Hit, Making, Origin};
 pub use directory::{Clock, DirectoryStore, Lock, OpenError};
 pub use http::{HttpSession, HttpStore};

@@ -1,85 +1,11 @@
-//! Object storage: a real S3 server (moto), without a cache server and behind several of them.
+//! Object storage: real S3 servers (moto, s3s-fs), without a cache server and behind several of them.
 
-#![allow(clippy::print_stdout, reason = "skipping is said aloud")]
+use std::time::Duration;
 
-use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
+use crate::support::Run;
 use crate::support::lab::Lab;
+use crate::support::s3::{S3, SECRET};
 use crate::support::server::CacheServer;
-use crate::support::{Context, Run};
-
-/// An S3 server with the bucket `cache`, killed when dropped.
-struct S3 {
-    child: Child,
-    address: String,
-}
-
-const SECRET: &str = "a-very-secret-key";
-
-impl S3 {
-    /// Starts it, if `./test` has installed it.
-    fn start(context: &Context) -> Option<Self> {
-        let program = std::env::var_os("MOTO_SERVER").map(PathBuf::from).filter(|program| program.exists());
-        let Some(program) = program else {
-            println!("skipped: `./test` installs moto, an S3 server, with pip");
-            return None;
-        };
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = format!("127.0.0.1:{port}");
-        let child = Command::new(program)
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let server = Self { child, address };
-        let started = Instant::now();
-        while TcpStream::connect(&server.address).is_err() {
-            assert!(started.elapsed() < Duration::from_mins(1), "moto does not start");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        server.curl(context, "PUT", "/cache", &[]);
-        Some(server)
-    }
-
-    /// A request of the tests' own.
-    fn curl(&self, context: &Context, method: &str, path: &str, args: &[&str]) -> String {
-        let run = context.command("curl").args(["--silent", "--show-error", "--fail", "--request", method]);
-        // moto takes anybody's word for who they are.
-        let run = run.args([
-            "--header",
-            "Authorization: AWS4-HMAC-SHA256 Credential=key/20200101/us-east-1/s3/aws4_request",
-        ]);
-        run.args(args).arg(format!("http://{}{path}", self.address)).success().stdout()
-    }
-
-    /// The names of all objects.
-    fn objects(&self, context: &Context) -> Vec<String> {
-        let list = self.curl(context, "GET", "/cache?list-type=2&max-keys=10000", &[]);
-        list.split("<Key>").skip(1).map(|part| part.split('<').next().unwrap().to_owned()).collect()
-    }
-
-    /// A command that knows where it is.
-    fn with(&self, run: Run) -> Run {
-        run.env("AWS_ENDPOINT_URL", format!("http://{}", self.address))
-            .env("AWS_ALLOW_HTTP", "true")
-            .env("AWS_REGION", "us-east-1")
-            .env("AWS_ACCESS_KEY_ID", "key")
-            .env("AWS_SECRET_ACCESS_KEY", SECRET)
-    }
-}
-
-impl Drop for S3 {
-    fn drop(&mut self) {
-        // Both fail if it has ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 const DOCKERFILE: &str =
     "FROM busybox\nCOPY a /a\nRUN head -c 20000000 /dev/urandom > /random\nRUN wc -c < /random > /size\n";
@@ -98,7 +24,7 @@ fn runner(lab: &Lab, s3: &S3, name: &str) -> Run {
 #[test]
 fn a_bucket_is_a_shared_cache() {
     let lab = lab();
-    let Some(s3) = S3::start(&lab.context) else { return };
+    let Some(s3) = S3::moto(&lab.context) else { return };
     let first = lab.image_of(runner(&lab, &s3, "one"));
     let second = lab.image_of(runner(&lab, &s3, "two"));
     assert_eq!(first.digest, second.digest);
@@ -117,7 +43,7 @@ fn a_bucket_is_a_shared_cache() {
 #[test]
 fn a_bucket_that_does_not_work_never_fails_a_build() {
     let lab = lab();
-    let Some(mut s3) = S3::start(&lab.context) else { return };
+    let Some(mut s3) = S3::moto(&lab.context) else { return };
     let warns = |build: Run| {
         let output = build.timeout(Duration::from_secs(100)).success();
         let said = output.stderr();
@@ -130,7 +56,7 @@ fn a_bucket_that_does_not_work_never_fails_a_build() {
     // It ends while the build sends to it.
     let mut build = runner(&lab, &s3, "b").spawn();
     std::thread::sleep(Duration::from_millis(400));
-    s3.child.kill().unwrap();
+    s3.kill();
     assert!(build.wait().unwrap().success());
     warns(runner(&lab, &s3, "c"));
     let unset = lab.build(DOCKERFILE).env("AWS_REGION", "").option("--cache", "gs://bucket/x");
@@ -145,7 +71,7 @@ fn a_bucket_that_does_not_work_never_fails_a_build() {
 #[test]
 fn several_servers_use_one_bucket() {
     let lab = lab();
-    let Some(s3) = S3::start(&lab.context) else { return };
+    let Some(s3) = S3::moto(&lab.context) else { return };
     let start = || CacheServer::over(&lab.context, "s3://cache/servers", |run| s3.with(run), &[]);
     let mut one = start();
     let two = start();
@@ -166,4 +92,56 @@ fn several_servers_use_one_bucket() {
     std::thread::sleep(Duration::from_millis(300));
     let refused = build(&two, "four").success();
     assert!(refused.stderr().contains("CROSSDOCK_TOKEN"), "{refused}");
+}
+
+/// What a bucket has acknowledged is there after its server was killed.
+#[test]
+fn a_bucket_whose_server_is_killed_loses_nothing() {
+    let lab = lab();
+    let Some(mut s3) = S3::files(&lab.context, "buckets") else { return };
+    let first = lab.image_of(runner(&lab, &s3, "one"));
+    s3.restart();
+    let second = lab.image_of(runner(&lab, &s3, "two"));
+    assert_eq!(first.digest, second.digest);
+    // In the middle of a build, which goes on without it, and leaves nothing wrong.
+    for (round, delay) in [100, 400, 900].into_iter().enumerate() {
+        let mut build = runner(&lab, &s3, &format!("killed-{round}")).arg("--no-cache").spawn();
+        std::thread::sleep(Duration::from_millis(delay));
+        s3.restart();
+        assert!(build.wait().unwrap().success(), "round {round}");
+        lab.image_of(runner(&lab, &s3, &format!("after-{round}")));
+    }
+    // The same behind a server, which is killed at the same time.
+    let mut server = CacheServer::over(&lab.context, "s3://cache/servers", |run| s3.with(run), &[]);
+    let token = server.token.clone();
+    let build = |server: &CacheServer, name: &str| {
+        let build = lab.build(DOCKERFILE).env("CROSSDOCK_LOCAL", lab.context.path(name));
+        build.option("--cache", server.url()).env("CROSSDOCK_TOKEN", &token)
+    };
+    let first = lab.image_of(build(&server, "three"));
+    server.kill();
+    s3.restart();
+    let server = CacheServer::over(&lab.context, "s3://cache/servers", |run| s3.with(run), &[]);
+    let second = lab.image_of(build(&server, "four"));
+    assert_eq!(first.digest, second.digest);
+}
+
+/// Requests are signed, and a storage that does not believe them costs a warning.
+#[test]
+fn a_wrong_secret_never_fails_a_build() {
+    let lab = lab();
+    let Some(s3) = S3::files(&lab.context, "buckets") else { return };
+    let wrong = "another-very-secret-key";
+    let refused = runner(&lab, &s3, "one").env("AWS_SECRET_ACCESS_KEY", wrong).success();
+    refused.says("0 cached, 3 run");
+    let said = refused.stderr();
+    assert!(said.contains("warning") && said.contains("s3://cache/team/one"), "{refused}");
+    assert!(!said.contains(wrong) && !said.contains(SECRET), "{refused}");
+    let unknown = runner(&lab, &s3, "two").env("AWS_ACCESS_KEY_ID", "nobody").success();
+    assert!(unknown.stderr().contains("warning"), "{unknown}");
+    let bucket = walkdir::WalkDir::new(lab.context.path("buckets/cache")).into_iter();
+    let written: Vec<_> = bucket.flatten().filter(|entry| entry.file_type().is_file()).collect();
+    assert!(written.is_empty(), "{written:#?}");
+    runner(&lab, &s3, "three").success();
+    runner(&lab, &s3, "four").success().says("3 cached, 0 run");
 }

@@ -273,57 +273,6 @@ fn settings_that_cannot_be_used_are_refused() {
     lab.context.crossdock().args(["serve", "--storage", text(&strange)]).failure().says("another format");
 }
 
-const SLOW: &str = "FROM busybox\nRUN sleep 3; head -c 8 /dev/urandom | od > /random\n";
-
-/// Two runners that need the same step at the same time execute it once.
-#[test]
-fn a_step_is_executed_by_one_runner_at_a_time() {
-    let lab = Lab::new();
-    let server = CacheServer::start(&lab.context, "storage", &[]);
-    let build = |name: &str| {
-        let build = lab.build(SLOW).env("CROSSDOCK_LOCAL", lab.context.path(name));
-        server.cache(build).option_path("--output", "", lab.context.path(format!("out-{name}")))
-    };
-    let mut first = build("one").spawn();
-    while !server
-        .asked()
-        .iter()
-        .any(|asked| asked.starts_with("PUT /api/v1/leases/") && asked.ends_with(" 200"))
-    {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let second = build("two").success();
-    assert!(first.wait().unwrap().success());
-    second.says("waiting for ").says("which is running this step").says("1 cached, 0 run");
-    let random = |name: &str| std::fs::read(lab.context.path(format!("out-{name}/random"))).unwrap();
-    assert_eq!(random("one"), random("two"));
-    // Given back at once: nobody has to wait for its end.
-    assert!(server.asked().iter().any(|asked| asked.starts_with("DELETE /api/v1/leases/")));
-}
-
-/// Who dies holds nobody up for long.
-#[test]
-fn a_step_of_a_dead_runner_is_taken_over() {
-    let lab = Lab::new();
-    let server = CacheServer::start(&lab.context, "storage", &[]);
-    let slow = SLOW.replace("sleep 3", "test -e /nothing || sleep 2");
-    let build = |name: &str, dockerfile: &str| {
-        server.cache(lab.build(dockerfile).env("CROSSDOCK_LOCAL", lab.context.path(name)))
-    };
-    let mut first = build("one", &slow).spawn();
-    while !server
-        .asked()
-        .iter()
-        .any(|asked| asked.starts_with("PUT /api/v1/leases/") && asked.ends_with(" 200"))
-    {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    first.kill().unwrap();
-    first.wait().unwrap();
-    let second = build("two", &slow).timeout(Duration::from_secs(100)).success();
-    second.says("waiting for ").says("0 cached, 1 run");
-}
-
 #[test]
 fn storage_is_looked_after() {
     let lab = lab();

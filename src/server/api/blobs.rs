@@ -15,6 +15,7 @@ use crate::server::Server;
 use crate::server::access::Access;
 use crate::server::body::{Incoming, Spool};
 use crate::server::error::Refusal;
+use crate::server::outlet::Outlet;
 use crate::server::stream::{self, Asked};
 
 /// Digests in one question.
@@ -59,6 +60,7 @@ pub(super) async fn get(
     State(server): State<Arc<Server>>,
     Extension(access): Extension<Access>,
     Path(name): Path<String>,
+    outlet: Option<Extension<Outlet>>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
@@ -88,7 +90,9 @@ pub(super) async fn get(
         return Ok((status, head).into_response());
     }
     server.metrics.sent(PROTOCOL, range.end - range.start);
-    Ok((status, head, stream::blob(server, access, digest, range, size)).into_response())
+    let outlet = outlet.as_ref().map(|Extension(outlet)| outlet);
+    let body = stream::blob(server, access, digest, range, size, outlet).await?;
+    Ok((status, head, body).into_response())
 }
 
 /// The size of a blob that is there and may be seen. What may not be seen is not even looked for, so that the time of an

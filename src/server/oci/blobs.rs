@@ -50,7 +50,8 @@ pub(super) async fn get(call: Call, digest: Digest) -> Result<Response, OciError
         return Ok((status, headers).into_response());
     }
     call.server.metrics.sent(PROTOCOL, range.end - range.start);
-    let body = stream::blob(call.server, call.repository.access, digest, range, size);
+    let access = call.repository.access;
+    let body = stream::blob(call.server, access, digest, range, size, call.outlet.as_ref()).await?;
     Ok((status, headers, body).into_response())
 }
 

@@ -33,6 +33,7 @@ use self::repository::Repository;
 use super::Server;
 use super::access::Access;
 use super::observe::{NO_OPERATION, NO_ROUTE};
+use super::outlet::Outlet;
 
 pub(super) use error::unauthorized;
 pub(super) use mirror::Mirrors;
@@ -56,6 +57,8 @@ struct Call {
     method: Method,
     query: Vec<(String, String)>,
     headers: axum::http::HeaderMap,
+    /// Where the connection can send files by itself.
+    outlet: Option<Outlet>,
     body: Body,
 }
 
@@ -137,7 +140,9 @@ async fn answer(server: Arc<Server>, access: Access, request: Request) -> Result
     if server.mirrors.is_mirrored(repository.name()) {
         server.mirrors.provide(&server, &repository, &parts.method, &route).await?;
     }
-    let call = Call { server, repository, method: parts.method, query, headers: parts.headers, body };
+    let (method, headers) = (parts.method, parts.headers);
+    let outlet = parts.extensions.get::<Outlet>().cloned();
+    let call = Call { server, repository, method, query, headers, outlet, body };
     match (call.method.as_str(), route) {
         ("GET" | "HEAD", Route::Blob(digest)) => blobs::get(call, digest).await,
         ("DELETE", Route::Blob(digest)) => blobs::delete(call, digest).await,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::{DirectoryStore, MARK_EVERY, files};
 use crate::digest::{Digest, Hasher, Verifying};
-use crate::store::StoreError;
+use crate::store::{BlobFile, StoreError};
 
 /// How much is copied and hashed at a time.
 const PIECE: usize = 256 << 10;
@@ -34,6 +34,23 @@ impl DirectoryStore {
         Some((file, metadata.len()))
     }
 
+    /// A blob as a file, and whether it was verified lately.
+    pub(super) fn blob_file(&self, digest: &Digest) -> Result<Option<BlobFile>, StoreError> {
+        let Some((file, _)) = self.open_blob(digest) else { return Ok(None) };
+        let file = file.into_file();
+        // After it was marked as used, which is a change.
+        let opened = file.metadata().map_err(self.failed(|| format!("opening blob {digest}")))?;
+        let is_verified = self.0.verified.contains(digest, &opened, self.now());
+        Ok(Some(BlobFile { file, opened, is_verified }))
+    }
+
+    /// Takes note that the whole content of `blob` was found right.
+    pub(super) fn note_verified(&self, digest: &Digest, blob: &BlobFile) {
+        if let Ok(after) = blob.file.metadata() {
+            self.0.verified.remember(digest, &blob.opened, &after, self.now());
+        }
+    }
+
     /// Makes the file at `path`, which the caller has just written on the store's file system (best:
     /// [`DirectoryStore::tmp_file`]) and found to have this digest, a blob. The file is gone afterwards; `true`
     /// if the blob was not there before.
@@ -46,6 +63,9 @@ impl DirectoryStore {
         }
         let name = self.blob_path(digest);
         self.place(path, &name).map_err(self.failed(failed))?;
+        if let Ok(placed) = fs_err::metadata(&name) {
+            self.0.verified.remember_new(digest, &placed, self.now());
+        }
         Ok(true)
     }
 

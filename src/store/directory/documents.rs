@@ -10,7 +10,9 @@ use bytes::Bytes;
 use super::{DirectoryStore, MARK_EVERY, files, lock};
 use crate::digest::Digest;
 use crate::record::{Key, Record, Scope};
-use crate::store::{Backend, Document, DocumentName, Expected, StoreError, Stored, Version, maintain};
+use crate::store::{
+    Backend, BlobFile, Document, DocumentName, Expected, StoreError, Stored, Version, maintain,
+};
 
 /// Ends the name of a document's file. No name of a document has it in it, so that a document and a folder of the same
 /// name do not meet.
@@ -118,6 +120,15 @@ impl Backend for DirectoryStore {
             other => other,
         })
         .await
+    }
+
+    async fn open_file(&self, digest: &Digest) -> Result<Option<BlobFile>, StoreError> {
+        let digest = *digest;
+        self.small(move |store| store.blob_file(&digest)).await
+    }
+
+    fn verified_file(&self, digest: &Digest, blob: &BlobFile) {
+        self.note_verified(digest, blob);
     }
 
     async fn remove_blob(&self, digest: &Digest) -> Result<bool, StoreError> {

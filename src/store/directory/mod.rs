@@ -12,6 +12,7 @@ mod documents;
 pub(super) mod files;
 mod lock;
 mod records;
+mod verified;
 mod work;
 
 use std::io;
@@ -30,6 +31,7 @@ use crate::record::{Bundle, BundleName, Key, Record, Scope};
 
 pub use lock::Lock;
 pub(super) use records::{Completeness, scope_directory};
+use verified::Verified;
 use work::Work;
 
 /// Tells the time. Passed in, so that tests can move it.
@@ -95,6 +97,7 @@ struct Inner {
     /// Whether the directory may be far away: then no file is touched on the caller's thread.
     shared: bool,
     work: Work,
+    verified: Verified,
 }
 
 impl DirectoryStore {
@@ -119,7 +122,7 @@ impl DirectoryStore {
             Err(source) => return Err(OpenError::Io { root, source }),
         }
         let work = Work::new(base.join("tmp"), clock);
-        Ok(Self(Arc::new(Inner { root, base, clock, shared, work })))
+        Ok(Self(Arc::new(Inner { root, base, clock, shared, work, verified: Verified::default() })))
     }
 
     /// The directory that was named when the store was opened.

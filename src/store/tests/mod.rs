@@ -6,6 +6,7 @@ mod crash;
 mod directory;
 mod faulty;
 mod maintain;
+mod real;
 
 use std::time::SystemTime;
 

@@ -18,6 +18,7 @@ pub(crate) mod link;
 pub(crate) mod oci;
 pub(crate) mod registry;
 pub(crate) mod repository;
+pub(crate) mod s3;
 pub(crate) mod server;
 pub(crate) mod terminal;
 
