@@ -311,6 +311,7 @@ impl Solver<'_> {
         let mut spec = ExecStep::new(lowers, upper.clone(), work.clone(), scratch.clone(), op.args.clone());
         spec.served = served.as_ref().map(Served::places).unwrap_or_default();
         let trees = served.as_ref().map(Served::trees).unwrap_or_default();
+        let shown = served.as_ref().map(Served::traced).unwrap_or_default();
         spec.env = env;
         spec.cwd.clone_from(&op.cwd);
         spec.user = user;
@@ -334,6 +335,7 @@ impl Solver<'_> {
                 let outcome =
                     executor.run(&spec, &trees, &mut |stream, data| log.take(stream, data), &cancel);
                 log.end();
+                shown.iter().for_each(|tree| tree.settle());
                 Ok((outcome, log))
             })
             .await?;

@@ -97,6 +97,11 @@ impl Served {
         self.trees.iter().map(serving).collect()
     }
 
+    /// What is shown, to be waited for at the step's end.
+    pub(crate) fn traced(&self) -> Vec<Arc<TracedTree>> {
+        self.trees.iter().map(|part| Arc::clone(&part.traced)).collect()
+    }
+
     /// Begins to fetch what the step is likely to read: what it did `last` time.
     pub(crate) fn read_ahead(&self, last: &Shape) {
         for (part, looks) in self.trees.iter().zip(&last.trees) {
