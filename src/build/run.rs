@@ -14,6 +14,7 @@ use super::inputs::InputTree;
 use super::layers::{InputFiles, Reads, write_layer, write_staged};
 use super::mask::Masker;
 use super::plan::{CopyOp, Op, PlannedStage, PlannedStep, RunMount, RunOp, WorkdirOp};
+use super::room::Room;
 use super::served::Served;
 use super::solve::{Made, Solver};
 use super::ssh::{Access, Forwarding, SshError};
@@ -327,6 +328,7 @@ impl Solver<'_> {
         let secrets: Vec<Vec<u8>> = self.request.secrets.iter().map(|secret| secret.value.clone()).collect();
         let (events, id) = (Arc::clone(&self.engine.events), step.id);
         let started = self.engine.now();
+        let room = Room::watch(upper);
         let cancel = self.engine.cancel.clone();
         let outcome = self
             .engine
@@ -341,9 +343,14 @@ impl Solver<'_> {
             .await?;
         let (result, log) = outcome;
         // The command has seen errors then that are not its own, whatever it made of them.
-        if let Some(failure) = served.as_ref().and_then(Served::failure) {
-            let cancelled = self.engine.cancel.is_cancelled();
-            return Err(if cancelled { BuildError::Cancelled } else { failure });
+        if let Some((failure, reason)) = served.as_ref().and_then(Served::failure) {
+            if self.engine.cancel.is_cancelled() {
+                return Err(BuildError::Cancelled);
+            }
+            if let Some(reason) = reason {
+                self.emit(Event::Warning { message: format!("{place}: {reason}") });
+            }
+            return Err(failure);
         }
         let outcome = result.map_err(|error| match error {
             ExecError::Cancelled => BuildError::Cancelled,
@@ -365,6 +372,18 @@ impl Solver<'_> {
                 return Err(BuildError::Cancelled);
             }
             return Err(failure(place, step, outcome.exit, log.tail()).into());
+        }
+        if room.was_full() {
+            let disk = self.engine.cache.local().root().display();
+            return Err(BuildError::Execute {
+                place,
+                instruction: step.instruction.clone(),
+                source: format!(
+                    "the disk of {disk} was full while it ran, so what it wrote may not be whole"
+                )
+                .into(),
+                hint: Some("make room there, or have the cache elsewhere with `--local-cache`".into()),
+            });
         }
         drop((mounts.locks, mounts.agents));
         let reads = match &served {

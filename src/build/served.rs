@@ -111,16 +111,17 @@ impl Served {
         }
     }
 
-    /// What went wrong while they were served: the step has seen errors then that are not its own.
-    pub(crate) fn failure(&self) -> Option<BuildError> {
+    /// What went wrong while they were served: the step has seen errors then that are not its own. If that is no more than
+    /// a loss, with it which file could not be read and why.
+    pub(crate) fn failure(&self) -> Option<(BuildError, Option<String>)> {
         self.trees.iter().find_map(|part| {
+            let reason = part.traced.failure();
             if let Origin::Layers(contents) = &part.origin
                 && let Some(error) = contents.failure()
             {
-                return Some(error.clone().into());
+                return Some((error.clone().into(), reason));
             }
-            let reason = part.traced.failure()?;
-            Some(BuildError::cache("serving a step's files", reason))
+            Some((BuildError::cache("serving a step's files", reason?), None))
         })
     }
 

@@ -75,7 +75,6 @@ impl From<ContentError> for BuildError {
 }
 
 /// What was fetched from other machines.
-#[cfg_attr(not(test), expect(dead_code, reason = "for whoever says what a step fetched"))]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Fetched {
     /// Frames.
