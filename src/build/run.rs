@@ -337,7 +337,9 @@ impl Solver<'_> {
                 let outcome =
                     executor.run(&spec, &trees, &mut |stream, data| log.take(stream, data), &cancel);
                 log.end();
-                shown.iter().for_each(|tree| tree.settle());
+                for tree in &shown {
+                    tree.settle();
+                }
                 Ok((outcome, log))
             })
             .await?;

@@ -113,7 +113,7 @@ pub struct Serving(pub Arc<TracedTree>);
 
 impl ServedTree for Serving {
     fn serve(&self, device: OwnedFd) -> io::Result<()> {
-        serve::serve(Arc::clone(&self.0), device)
+        serve::serve(&self.0, device)
     }
 }
 

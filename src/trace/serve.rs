@@ -28,12 +28,12 @@ const DIRECTORY_SIZE: u64 = 4096;
 const READ_MAX: u32 = 16 << 20;
 
 /// Answers what comes from `device`, the mount's end of FUSE, until it is unmounted.
-pub(super) fn serve(tree: Arc<TracedTree>, device: OwnedFd) -> io::Result<()> {
+pub(super) fn serve(tree: &Arc<TracedTree>, device: OwnedFd) -> io::Result<()> {
     let mut config = Config::default();
     config.acl = SessionACL::All;
     config.n_threads = Some(tree.options.threads.max(1));
     tree.serves(true);
-    let ours = Arc::clone(&tree);
+    let ours = Arc::clone(tree);
     let answers = move || {
         // A thread that died over a question is an error too.
         if let Err(error) = answer(&ours, device, config) {

@@ -2,10 +2,14 @@
 //! what a build without any makes, and the step runs again exactly if it could have seen the difference.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
+
+use serde_json::json;
 
 use crate::support::base;
 use crate::support::lab::Lab;
+use crate::support::oci::{self, TarBuilder};
 use crate::traced::{difference, mapper, outcome, tree_of};
 
 /// A stage in `/w`: what is done before the step, in the first build and in the second one; the step; and whether it runs
@@ -384,6 +388,49 @@ const CASES: &[Case] = &[
         CACHED,
     ),
     case("attribute-copied", "echo 1 > a; mapper set a 1", "echo 1 > a; mapper set a 2", "echo 2 >> a", RUNS),
+    case(
+        "capability",
+        "echo 1 > a; echo 1 > u; mapper cap a",
+        "echo 1 > a; echo 2 > u; mapper cap a",
+        "mv a b",
+        CACHED,
+    ),
+    case("capability-is-new", "echo 1 > a", "echo 1 > a; mapper cap a", "mv a b", RUNS),
+    case(
+        "rename-over-directory",
+        "mkdir d",
+        "mkdir d; echo 1 > d/x",
+        "mkdir n; echo 2 > n/y; mv -T n d || true",
+        RUNS,
+    ),
+    case(
+        "rename-over-directory-same",
+        "mkdir d; echo 1 > u",
+        "mkdir d; echo 2 > u",
+        "mkdir n; echo 2 > n/y; mv -T n d || true",
+        CACHED,
+    ),
+    case(
+        "swapped",
+        "mkdir d; echo 1 > d/a; echo 1 > u",
+        "mkdir d; echo 1 > d/a; echo 2 > u",
+        "mv d e; mkdir d; mv e/a d/b; rmdir e",
+        CACHED,
+    ),
+    case(
+        "removed-below-and-made",
+        "mkdir -p d/e; echo 1 > d/e/a",
+        "mkdir -p d/e; echo 1 > d/e/a; echo 2 > d/f",
+        "rm -r d/e; echo n > d/e",
+        CACHED,
+    ),
+    case(
+        "link-out-of-removed",
+        "mkdir d; echo 1 > d/a; ln d/a b",
+        "mkdir d; echo 1 > d/a; ln d/a b; echo 1 > d/c",
+        "ln d/a x; rm -r d",
+        RUNS,
+    ),
 ];
 
 fn dockerfile(after: bool) -> String {
@@ -429,7 +476,7 @@ fn a_step_runs_again_exactly_if_it_could_see_the_difference() {
     let (uncached, fresh) = tree_of(build("fresh", true).args(["--no-cache", "--no-trace"]), &lab);
     assert!(cached.is_some(), "{output}");
     assert!(uncached.is_some(), "{fresh}");
-    assert!(cached == uncached, "{}", difference(&cached, &uncached));
+    assert!(cached == uncached, "{}", difference(cached.as_ref(), uncached.as_ref()));
     let mut wrong = String::new();
     for case in CASES {
         let outcome = outcome(&output, &format!(": {}: ;", case.name));
@@ -484,9 +531,49 @@ fn the_loaders_lookups_count() {
     let (cached, output) = tree_of(build("one", true), &lab);
     let (uncached, fresh) = tree_of(build("fresh", true).args(["--no-cache", "--no-trace"]), &lab);
     assert!(cached.is_some() && uncached.is_some(), "{output}{fresh}");
-    assert!(cached == uncached, "{}", difference(&cached, &uncached));
+    assert!(cached == uncached, "{}", difference(cached.as_ref(), uncached.as_ref()));
     for (name, _, _, runs) in cases {
         let outcome = outcome(&output, &format!(": {name}: ;"));
         assert_eq!(outcome.starts_with("RUN because"), runs, "{name}: {outcome}");
+    }
+}
+
+/// Steps that are written in other ways, and what lies between them and their base.
+#[test]
+fn heredocs_linked_copies_and_triggers_are_traced() {
+    let lab = Lab::new();
+    let layout = |name: &str, unread: &str, read: &str| {
+        let triggers = ["RUN cat /read > /triggered"];
+        let config = json!({"Env": ["PATH=/bin"], "OnBuild": triggers});
+        let busybox = std::fs::read("/bin/busybox").unwrap();
+        let mut tar = TarBuilder::new().directory("bin", 0o755).file("bin/busybox", 0o755, &busybox);
+        for tool in ["sh", "cat"] {
+            tar = tar.symlink(&format!("bin/{tool}"), "busybox");
+        }
+        let files =
+            TarBuilder::new().file("unread", 0o644, unread.as_bytes()).file("read", 0o644, read.as_bytes());
+        let directory = lab.context.path(name);
+        oci::write_layout(&directory, &[&tar.finish(), &files.finish()], &config);
+        directory
+    };
+    let bases = [layout("first", "1", "1"), layout("second", "2", "1"), layout("third", "2", "2")];
+    let dockerfile = |linked: &str| {
+        format!(
+            "FROM trigger\nCOPY --link <<HERE /linked\n{linked}\nHERE\nRUN <<HERE\ncat /read > /shell\nHERE\n\
+             RUN <<HERE\n#!/bin/sh\ncat /read > /script\nHERE\nRUN cat /linked > /last\n"
+        )
+    };
+    let build = |base: &Path, linked: &str, local: &str| {
+        let run = lab.build(&dockerfile(linked)).env("CROSSDOCK_LOCAL", lab.context.path(local));
+        let run = run.option_path("--build-context", "trigger=oci-layout://", base);
+        let run = if local == "fresh" { run.args(["--no-cache", "--no-trace"]) } else { run };
+        let (tree, output) = tree_of(run, &lab);
+        let ran = output.stderr().lines().filter(|line| line.contains(" RUN because: ")).count();
+        (tree.unwrap_or_else(|| panic!("{output}")), ran, output)
+    };
+    for (base, linked, expected) in [(0, "1", 5), (1, "1", 0), (1, "2", 2), (2, "2", 3)] {
+        let (tree, ran, output) = build(&bases[base], linked, "one");
+        assert_eq!(tree, build(&bases[base], linked, "fresh").0, "{output}");
+        assert_eq!(ran, expected, "{output}");
     }
 }

@@ -383,7 +383,7 @@ fn compare(name: &str, count: u64, blind: Option<&str>) -> (usize, usize, Option
             drop(std::fs::remove_dir_all(lab.context.path(&fresh)));
             steps += world.steps.len();
             if cached != uncached {
-                let difference = difference(&cached, &uncached);
+                let difference = difference(cached.as_ref(), uncached.as_ref());
                 return (steps, spared, Some(format!("{difference}\n{dockerfile}\n{world:#?}\n{output}")));
             }
             world.edit(&mut chance);
@@ -392,7 +392,7 @@ fn compare(name: &str, count: u64, blind: Option<&str>) -> (usize, usize, Option
     (steps, spared, None)
 }
 
-pub(crate) fn difference(cached: &Option<Tree>, uncached: &Option<Tree>) -> String {
+pub(crate) fn difference(cached: Option<&Tree>, uncached: Option<&Tree>) -> String {
     let (Some(cached), Some(uncached)) = (cached, uncached) else { return "one of them failed".to_owned() };
     let paths = cached.keys().chain(uncached.keys());
     let differ = paths.filter(|path| cached.get(*path) != uncached.get(*path));

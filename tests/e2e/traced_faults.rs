@@ -232,7 +232,9 @@ fn wrong_answers_in_the_middle_of_a_step_are_no_content() {
         for entry in walkdir::WalkDir::new(&server.storage).into_iter().flatten() {
             let Ok(mut bytes) = std::fs::read(entry.path()) else { continue };
             if bytes.len() > 100_000 {
-                bytes.iter_mut().for_each(|byte| *byte ^= 1);
+                for byte in &mut bytes {
+                    *byte ^= 1;
+                }
                 std::fs::remove_file(entry.path()).unwrap();
                 std::fs::write(entry.path(), bytes).unwrap();
             }
