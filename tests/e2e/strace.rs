@@ -177,7 +177,8 @@ fn seen(trace: &str, before: &Tree) -> BTreeMap<String, Look> {
             at = descriptor(rest);
             arguments = rest.split_once('>').map_or("", |(_, behind)| behind);
         }
-        let Some(path) = quoted(arguments) else { continue };
+        // The first word of a new symbolic link is its text, and nobody looks there.
+        let Some(path) = quoted(arguments).filter(|_| !name.starts_with("symlink")) else { continue };
         let path = if path.starts_with('/') {
             path
         } else if let Some(directory) = at.as_ref().or_else(|| directories.get(process)) {
@@ -185,8 +186,7 @@ fn seen(trace: &str, before: &Tree) -> BTreeMap<String, Look> {
         } else {
             continue;
         };
-        let follows = !["readlink", "readlinkat", "unlink", "unlinkat", "rename", "symlink", "lstat"]
-            .contains(&name)
+        let follows = !["readlink", "readlinkat", "unlink", "unlinkat", "rename", "lstat"].contains(&name)
             && !rest.contains("NOFOLLOW")
             && !rest.contains("O_EXCL");
         if rest.contains("O_TRUNC") || rest.contains("O_WRONLY") || name.starts_with("rename") {
