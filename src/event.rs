@@ -102,6 +102,15 @@ pub enum Event {
         /// How long it took now.
         duration: Duration,
     },
+    /// A command whose result was cached has been run again, to compare.
+    HitVerified {
+        /// The step.
+        step: StepId,
+        /// Its place and its instruction: ``Dockerfile:3: `RUN make` ``.
+        name: String,
+        /// What it made otherwise this time, sorted by path: none if it is deterministic. Not more than some hundred.
+        differences: Vec<HitDifference>,
+    },
     /// Something that the reader should know but that does not stop the build.
     Warning {
         /// One sentence.
@@ -116,6 +125,15 @@ pub enum Event {
     },
     /// The build ended well.
     Finished(Summary),
+}
+
+/// Where a command that was run again made something else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HitDifference {
+    /// The path.
+    pub path: String,
+    /// How it is different this time: `added`, `removed`, `content` or `metadata`.
+    pub change: &'static str,
 }
 
 /// The figures at the end of a build.

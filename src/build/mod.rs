@@ -23,12 +23,14 @@ mod options;
 pub(crate) mod plan;
 mod remembered;
 mod remotes;
+mod room;
 mod run;
 mod served;
 mod solve;
 mod ssh;
 mod stop;
 mod traced;
+mod verify;
 mod why;
 
 pub use checks::{Checked, Target, targets};
@@ -40,3 +42,4 @@ pub use options::{
     SshSource,
 };
 pub use plan::{Outline, OutlineArg, OutlineMount};
+pub use verify::VerifyHits;

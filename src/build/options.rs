@@ -43,6 +43,8 @@ pub struct BuildRequest {
     /// A rule of tracing that is not followed: so a test shows that it would find out.
     #[cfg(debug_assertions)]
     pub blind: Option<String>,
+    /// `--verify-hits`: run some commands again although their results are known, and compare.
+    pub verify_hits: Option<super::VerifyHits>,
     /// `--no-cache-filter`: use no record for these stages.
     pub no_cache_filter: Vec<String>,
     /// `--pull`: ask the registries for base images even where the local cache knows an answer.

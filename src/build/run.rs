@@ -14,6 +14,7 @@ use super::inputs::InputTree;
 use super::layers::{InputFiles, Reads, write_layer, write_staged};
 use super::mask::Masker;
 use super::plan::{CopyOp, Op, PlannedStage, PlannedStep, RunMount, RunOp, WorkdirOp};
+use super::room::Room;
 use super::served::Served;
 use super::solve::{Made, Solver};
 use super::ssh::{Access, Forwarding, SshError};
@@ -311,6 +312,7 @@ impl Solver<'_> {
         let mut spec = ExecStep::new(lowers, upper.clone(), work.clone(), scratch.clone(), op.args.clone());
         spec.served = served.as_ref().map(Served::places).unwrap_or_default();
         let trees = served.as_ref().map(Served::trees).unwrap_or_default();
+        let shown = served.as_ref().map(Served::traced).unwrap_or_default();
         spec.env = env;
         spec.cwd.clone_from(&op.cwd);
         spec.user = user;
@@ -326,6 +328,7 @@ impl Solver<'_> {
         let secrets: Vec<Vec<u8>> = self.request.secrets.iter().map(|secret| secret.value.clone()).collect();
         let (events, id) = (Arc::clone(&self.engine.events), step.id);
         let started = self.engine.now();
+        let room = Room::watch(upper);
         let cancel = self.engine.cancel.clone();
         let outcome = self
             .engine
@@ -334,14 +337,22 @@ impl Solver<'_> {
                 let outcome =
                     executor.run(&spec, &trees, &mut |stream, data| log.take(stream, data), &cancel);
                 log.end();
+                for tree in &shown {
+                    tree.settle();
+                }
                 Ok((outcome, log))
             })
             .await?;
         let (result, log) = outcome;
         // The command has seen errors then that are not its own, whatever it made of them.
-        if let Some(failure) = served.as_ref().and_then(Served::failure) {
-            let cancelled = self.engine.cancel.is_cancelled();
-            return Err(if cancelled { BuildError::Cancelled } else { failure });
+        if let Some((failure, reason)) = served.as_ref().and_then(Served::failure) {
+            if self.engine.cancel.is_cancelled() {
+                return Err(BuildError::Cancelled);
+            }
+            if let Some(reason) = reason {
+                self.emit(Event::Warning { message: format!("{place}: {reason}") });
+            }
+            return Err(failure);
         }
         let outcome = result.map_err(|error| match error {
             ExecError::Cancelled => BuildError::Cancelled,
@@ -363,6 +374,18 @@ impl Solver<'_> {
                 return Err(BuildError::Cancelled);
             }
             return Err(failure(place, step, outcome.exit, log.tail()).into());
+        }
+        if room.was_full() {
+            let disk = self.engine.cache.local().root().display();
+            return Err(BuildError::Execute {
+                place,
+                instruction: step.instruction.clone(),
+                source: format!(
+                    "the disk of {disk} was full while it ran, so what it wrote may not be whole"
+                )
+                .into(),
+                hint: Some("make room there, or have the cache elsewhere with `--local-cache`".into()),
+            });
         }
         drop((mounts.locks, mounts.agents));
         let reads = match &served {

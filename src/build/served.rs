@@ -97,6 +97,11 @@ impl Served {
         self.trees.iter().map(serving).collect()
     }
 
+    /// What is shown, to be waited for at the step's end.
+    pub(crate) fn traced(&self) -> Vec<Arc<TracedTree>> {
+        self.trees.iter().map(|part| Arc::clone(&part.traced)).collect()
+    }
+
     /// Begins to fetch what the step is likely to read: what it did `last` time.
     pub(crate) fn read_ahead(&self, last: &Shape) {
         for (part, looks) in self.trees.iter().zip(&last.trees) {
@@ -106,16 +111,17 @@ impl Served {
         }
     }
 
-    /// What went wrong while they were served: the step has seen errors then that are not its own.
-    pub(crate) fn failure(&self) -> Option<BuildError> {
+    /// What went wrong while they were served: the step has seen errors then that are not its own. If that is no more than
+    /// a loss, with it which file could not be read and why.
+    pub(crate) fn failure(&self) -> Option<(BuildError, Option<String>)> {
         self.trees.iter().find_map(|part| {
+            let reason = part.traced.failure();
             if let Origin::Layers(contents) = &part.origin
                 && let Some(error) = contents.failure()
             {
-                return Some(error.clone().into());
+                return Some((error.clone().into(), reason));
             }
-            let reason = part.traced.failure()?;
-            Some(BuildError::cache("serving a step's files", reason))
+            Some((BuildError::cache("serving a step's files", reason?), None))
         })
     }
 

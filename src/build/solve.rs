@@ -33,6 +33,7 @@ use crate::explain;
 use crate::layer::LayerDescriptor;
 use crate::record::{Bundle, BundleStep, Key, Preimage, Record};
 use crate::store::{Hit, Lease, Making, Turn};
+use crate::tree::Tree;
 
 /// The result of a stage: its chain; `None` where a dry run cannot know it.
 pub(crate) type Solved = Option<Arc<Chain>>;
@@ -237,6 +238,7 @@ impl Solver<'_> {
         if let (Some(coarse), false) = (&keys.coarse, stage.no_cache)
             && let Some(hit) = self.look_up(coarse).await
         {
+            self.verify_hit(stage, step, base, inputs, &hit.record).await?;
             return Ok(Some(self.cached(step, base, hit, started)));
         }
         let exact = self.exact(step, &common, base, inputs).await?;
@@ -246,6 +248,7 @@ impl Solver<'_> {
             if let Some(coarse) = keys.coarse {
                 self.publish_alias(step, &hit.record, coarse).await;
             }
+            self.verify_hit(stage, step, base, inputs, &hit.record).await?;
             return Ok(Some(self.cached(step, base, hit, started)));
         }
         let linked = match &step.op {
@@ -262,6 +265,7 @@ impl Solver<'_> {
             traced = self.look_up_traced(step, &exact, base, inputs).await?;
             if let Some(hit) = traced.hit.take() {
                 self.found_by(step, hit.record.clone());
+                self.verify_hit(stage, step, base, inputs, &hit.record).await?;
                 return Ok(Some(self.put_on(step, base, hit, exact, started).await?));
             }
         }
@@ -494,6 +498,17 @@ impl Solver<'_> {
         started: Instant,
     ) -> Result<Arc<Chain>, BuildError> {
         let Hit { record, from } = hit;
+        let tree = self.merged(base, &record).await?;
+        let scope = self.engine.cache.write_scope().clone();
+        let record = Record { preimage: exact, tree: tree.digest(), scope, ..record };
+        let record = self.publish(record, false, Making::default()).await?;
+        let chain = self.cached(step, base, Hit { record, from }, started);
+        let _ = chain.tree.set(Arc::new(tree));
+        Ok(chain)
+    }
+
+    /// What a record's layers make of a chain.
+    pub(super) async fn merged(&self, base: &Arc<Chain>, record: &Record) -> Result<Tree, BuildError> {
         let key = record.key();
         let mut tree = (*self.layers.tree(self.engine, base).await?).clone();
         for (number, layer) in (base.layers().len()..).zip(&record.layers) {
@@ -507,12 +522,7 @@ impl Solver<'_> {
             tree.apply(u32::try_from(number).unwrap_or(u32::MAX), &toc)
                 .map_err(|error| BuildError::cache("merging layers", error))?;
         }
-        let scope = self.engine.cache.write_scope().clone();
-        let record = Record { preimage: exact, tree: tree.digest(), scope, ..record };
-        let record = self.publish(record, false, Making::default()).await?;
-        let chain = self.cached(step, base, Hit { record, from }, started);
-        let _ = chain.tree.set(Arc::new(tree));
-        Ok(chain)
+        Ok(tree)
     }
 
     /// Puts a record's layers on top of a chain, and remembers the record.
@@ -576,7 +586,7 @@ impl Solver<'_> {
 /// What a step that ran made.
 pub(crate) struct Made {
     pub(crate) descriptor: LayerDescriptor,
-    pub(crate) tree: Arc<crate::tree::Tree>,
+    pub(crate) tree: Arc<Tree>,
     pub(crate) log: Option<Digest>,
     /// What it looked at, if that is known.
     pub(crate) reads: Option<crate::record::Shape>,

@@ -227,6 +227,19 @@ pub struct BuildArgs {
     #[arg(long)]
     pub no_trace: bool,
 
+    /// Run this many of a hundred RUN steps again although their results are cached, and compare
+    ///
+    /// Chosen at random. A step that makes something else each time is named, with the paths that differ; its cached result
+    /// is used all the same. `--verify-hits=100%` runs all of them.
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value = "0",
+        hide_default_value = true,
+        value_parser = values::percent
+    )]
+    pub verify_hits: u8,
+
     /// Run every step of these stages
     #[arg(long, value_name = "STAGE,…", value_delimiter = ',')]
     pub no_cache_filter: Vec<String>,

@@ -15,7 +15,9 @@ use super::output::{is_stdout, resolve};
 use super::sources::Sources;
 use super::values::{BuildArg, BuildContextSpec};
 use super::{load, proxies, secrets, ssh};
-use crate::build::{Annotation, BuildRequest, ImageFormat, LayerCompression, NamedContext, Output};
+use crate::build::{
+    Annotation, BuildRequest, ImageFormat, LayerCompression, NamedContext, Output, VerifyHits,
+};
 use crate::layer::Timestamp;
 use crate::platform::Platform;
 
@@ -34,6 +36,18 @@ pub(super) fn of_build(
     request.outputs = outputs;
     request.format = format;
     Ok(request)
+}
+
+/// Another choice in each build.
+fn verify_hits(percent: u8) -> Result<Option<VerifyHits>, CliError> {
+    if percent == 0 {
+        return Ok(None);
+    }
+    let mut seed = [0; 8];
+    // So few bytes come at once or not at all.
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| CliError::system(std::io::Error::from(error)))?;
+    Ok(Some(VerifyHits { percent, seed: u64::from_le_bytes(seed) }))
 }
 
 /// What the flags that `build` and `fingerprint` share ask for.
@@ -71,6 +85,7 @@ pub(crate) fn of_args(
         trace: !args.no_trace,
         #[cfg(debug_assertions)]
         blind: environment.text("CROSSDOCK_BLIND").map(str::to_owned),
+        verify_hits: verify_hits(args.verify_hits)?,
         no_cache_filter: args.no_cache_filter.clone(),
         pull: args.pull,
         network: args.network,

@@ -147,8 +147,12 @@ impl Preimage {
                 continue;
             }
             for mount in mounts {
-                if let Value::Map(fields) = mount {
-                    fields.retain(|(name, _)| name != "input" && name != "selection");
+                let Value::Map(fields) = mount else { continue };
+                // That it shows something stays: it says whose tree is whose in a shape.
+                let before = fields.len();
+                fields.retain(|(name, _)| name != "input" && name != "selection");
+                if fields.len() < before {
+                    fields.push((SHOWN.to_owned(), true.into()));
                 }
             }
         }
@@ -171,6 +175,9 @@ impl Preimage {
         }
     }
 }
+
+/// The field of a definition's mount that shows a tree.
+const SHOWN: &str = "shown";
 
 /// The field of an exact key with the tree that the step starts from.
 const TREE: &str = "tree";

@@ -11,8 +11,8 @@
 //!   not reading it.
 //! - a file with several names is one inode; who looks at one name sees, in the number of links, the others.
 //!
-//! It fails closed: if any question could not be answered as it should, [`TracedTree::failure`] says so, and what
-//! was recorded is worth nothing.
+//! It fails closed: if any question could not be answered as it should, or whoever answers died over one,
+//! [`TracedTree::failure`] says so, and what was recorded is worth nothing. [`TracedTree::settle`] waits until all is said.
 
 mod inodes;
 mod serve;
@@ -20,7 +20,8 @@ mod serve;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::exec::ServedTree;
 use crate::tree::{Look, Node, Tree};
@@ -31,6 +32,9 @@ pub trait Contents: Send + Sync + fmt::Debug {
     /// that turns out to be shorter is an error, as is one that is not what the tree says. May block.
     fn read(&self, path: &[u8], node: &Node, at: u64, buffer: &mut [u8]) -> io::Result<()>;
 }
+
+/// How long it may take until a mount is gone, after the last process that could use it: some milliseconds as a rule.
+const SETTLED: Duration = Duration::from_secs(30);
 
 /// How a tree is shown.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +54,9 @@ pub struct TracedTree {
     /// Nobody looks at extended attributes where there are none: the kernel is told once.
     has_xattrs: bool,
     failure: Mutex<Option<String>>,
+    /// Whether somebody answers.
+    is_served: Mutex<bool>,
+    ended: Condvar,
 }
 
 impl TracedTree {
@@ -62,7 +69,27 @@ impl TracedTree {
             options,
             has_xattrs,
             failure: Mutex::default(),
+            is_served: Mutex::default(),
+            ended: Condvar::new(),
         })
+    }
+
+    /// Waits until nobody is there any more who could ask, so that all that was looked at, and all that went wrong, is
+    /// known. To be called when the step has ended, on a thread that may block.
+    pub fn settle(&self) {
+        let is_served = self.is_served.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.ended.wait_timeout_while(is_served, SETTLED, |is_served| *is_served);
+        if *waited.unwrap_or_else(PoisonError::into_inner).0 {
+            self.fail(format!(
+                "the step has ended, and {} s later its files were still in use",
+                SETTLED.as_secs()
+            ));
+        }
+    }
+
+    fn serves(&self, is_served: bool) {
+        *self.is_served.lock().unwrap_or_else(PoisonError::into_inner) = is_served;
+        self.ended.notify_all();
     }
 
     /// What was looked at so far, by path.
@@ -86,7 +113,7 @@ pub struct Serving(pub Arc<TracedTree>);
 
 impl ServedTree for Serving {
     fn serve(&self, device: OwnedFd) -> io::Result<()> {
-        serve::serve(Arc::clone(&self.0), device)
+        serve::serve(&self.0, device)
     }
 }
 

@@ -28,19 +28,33 @@ const DIRECTORY_SIZE: u64 = 4096;
 const READ_MAX: u32 = 16 << 20;
 
 /// Answers what comes from `device`, the mount's end of FUSE, until it is unmounted.
-pub(super) fn serve(tree: Arc<TracedTree>, device: OwnedFd) -> io::Result<()> {
+pub(super) fn serve(tree: &Arc<TracedTree>, device: OwnedFd) -> io::Result<()> {
     let mut config = Config::default();
     config.acl = SessionACL::All;
     config.n_threads = Some(tree.options.threads.max(1));
+    tree.serves(true);
+    let ours = Arc::clone(tree);
     let answers = move || {
-        let for_failures = Arc::clone(&tree);
-        let session = Session::from_fd(Answers(tree), device, SessionACL::All, config);
-        if let Err(error) = session.and_then(Session::run) {
-            for_failures.fail(format!("serving the step's files failed: {error}"));
+        // A thread that died over a question is an error too.
+        if let Err(error) = answer(&ours, device, config) {
+            ours.fail(format!("serving the step's files failed: {error}"));
         }
+        ours.serves(false);
     };
-    std::thread::Builder::new().name("step-files".to_owned()).spawn(answers)?;
+    if let Err(error) = std::thread::Builder::new().name("step-files".to_owned()).spawn(answers) {
+        tree.serves(false);
+        return Err(error);
+    }
     Ok(())
+}
+
+/// Until the mount is gone.
+fn answer(tree: &Arc<TracedTree>, device: OwnedFd, config: Config) -> io::Result<()> {
+    match Session::from_fd(Answers(Arc::clone(tree)), device, SessionACL::All, config) {
+        // It was gone before anybody asked for anything: the step could not be set up, and says why.
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+        session => session.and_then(Session::run),
+    }
 }
 
 struct Answers(Arc<TracedTree>);

@@ -19,6 +19,7 @@ struct Memory(BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl Contents for Memory {
     fn read(&self, path: &[u8], _: &Node, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+        assert!(path != b"deadly", "nobody survives this");
         let content = self.0.get(path).ok_or_else(|| io::Error::other("the content is gone"))?;
         buffer.copy_from_slice(&content[at as usize..][..buffer.len()]);
         Ok(())
@@ -191,4 +192,33 @@ fn it_fails_closed() {
     assert!(std::fs::read(tree.path("a")).is_err());
     let failure = tree.traced.failure().unwrap();
     assert!(failure.contains("/a") && failure.contains("the content is gone"), "{failure}");
+}
+
+/// Whoever answers may die over it. What was seen is worth nothing then, whatever the step made of it.
+#[test]
+fn the_death_of_a_thread_that_answers_is_a_failure() {
+    let entries = vec![file("a", b"content"), file("deadly", b"x")];
+    let Some(tree) = Mounted::new(entries, &[("a", b"content".to_vec())]) else { return };
+    assert_eq!(std::fs::read(tree.path("a")).unwrap(), b"content");
+    assert!(std::fs::read(tree.path("deadly")).is_err(), "an error, and no endless wait");
+    let traced = Arc::clone(&tree.traced);
+    drop(tree);
+    traced.settle();
+    let failure = traced.failure().unwrap();
+    assert!(failure.contains("panicked"), "{failure}");
+}
+
+#[test]
+fn all_is_known_once_the_mount_is_gone() {
+    let Some(tree) = Mounted::new(vec![file("a", b"content")], &[("a", b"content".to_vec())]) else { return };
+    assert_eq!(std::fs::read(tree.path("a")).unwrap(), b"content");
+    let traced = Arc::clone(&tree.traced);
+    drop(tree);
+    traced.settle();
+    assert_eq!(traced.failure(), None);
+    // And nobody waits for what was never mounted.
+    let options = ServeOptions { threads: 1, single_id: false };
+    let unused = TracedTree::new(&Tree::empty(), Arc::new(Memory(BTreeMap::new())), options);
+    unused.settle();
+    assert_eq!(unused.failure(), None);
 }

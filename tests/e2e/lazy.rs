@@ -153,7 +153,7 @@ fn a_copy_that_is_lost_or_damaged_is_made_again() {
 }
 
 /// Bytes that do not compress, others for each seed.
-fn noise(mut seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn noise(mut seed: u64, length: usize) -> Vec<u8> {
     let next = std::iter::repeat_with(|| {
         seed ^= seed << 13;
         seed ^= seed >> 7;

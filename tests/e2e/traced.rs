@@ -21,7 +21,7 @@ fn build(lab: &Lab, dockerfile: &str) -> Output {
 
 /// How the step that does this ended, in the plain log: `CACHED …` or `RUN because: …`.
 #[track_caller]
-fn outcome(output: &Output, step: &str) -> String {
+pub(crate) fn outcome(output: &Output, step: &str) -> String {
     let log = output.stderr();
     let line = log.lines().find(|line| line.starts_with('#') && line.contains(step));
     let number = line.unwrap_or_else(|| panic!("no step `{step}`: {output}")).split(' ').next().unwrap();
@@ -207,7 +207,7 @@ const NAMES: &[&str] = &["a", "b", "c", "d/a", "d/b", "d/e/a", "f/a", "f/b"];
 const DIRECTORIES: &[&str] = &["d", "d/e", "f", "g"];
 
 /// Compiled once: it reads and writes through memory.
-fn mapper() -> &'static PathBuf {
+pub(crate) fn mapper() -> &'static PathBuf {
     static MAPPER: OnceLock<PathBuf> = OnceLock::new();
     MAPPER.get_or_init(|| {
         let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/support/mapper.c");
@@ -338,7 +338,7 @@ fn step(chance: &mut Chance) -> String {
     }
 }
 
-fn tree_of(run: Run, lab: &Lab) -> (Option<Tree>, Output) {
+pub(crate) fn tree_of(run: Run, lab: &Lab) -> (Option<Tree>, Output) {
     let tar = lab.context.path("result.tar");
     let output = run.option_path("--output", "type=tar,dest=", &tar).output();
     assert!(!output.stderr().contains("panicked at"), "{output}");
@@ -392,7 +392,7 @@ fn compare(name: &str, count: u64, blind: Option<&str>) -> (usize, usize, Option
     (steps, spared, None)
 }
 
-fn difference(cached: Option<&Tree>, uncached: Option<&Tree>) -> String {
+pub(crate) fn difference(cached: Option<&Tree>, uncached: Option<&Tree>) -> String {
     let (Some(cached), Some(uncached)) = (cached, uncached) else { return "one of them failed".to_owned() };
     let paths = cached.keys().chain(uncached.keys());
     let differ = paths.filter(|path| cached.get(*path) != uncached.get(*path));
@@ -401,10 +401,15 @@ fn difference(cached: Option<&Tree>, uncached: Option<&Tree>) -> String {
     differ.map(show).collect::<Vec<_>>().join("\n")
 }
 
+/// Rounds that make ten thousand steps, of 42 in each.
+const ROUNDS_LONG: u64 = 240;
+
 /// Traced caching gives what no caching gives.
 #[test]
 fn traced_builds_equal_uncached_builds() {
-    let (steps, spared, difference) = compare("traced builds", rounds(6), None);
+    let is_long = std::env::var_os("CROSSDOCK_TEST_LONG").is_some();
+    let count = if is_long { rounds(6).max(ROUNDS_LONG) } else { rounds(6) };
+    let (steps, spared, difference) = compare("traced builds", count, None);
     println!("{steps} steps, {spared} of them spared by what they read");
     assert!(difference.is_none(), "{}", difference.unwrap_or_default());
     assert!(spared > steps / 20, "hardly any step was spared: {spared} of {steps}");

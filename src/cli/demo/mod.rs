@@ -161,6 +161,7 @@ fn build(
         trace: true,
         #[cfg(debug_assertions)]
         blind: None,
+        verify_hits: None,
         no_cache_filter: Vec::new(),
         pull: false,
         network: Network::None,

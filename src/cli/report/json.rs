@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::lines::LineBuffer;
 use super::{Built, Clock, Out, Reporter, lock};
 use crate::cli::error::CliError;
-use crate::event::{Event, EventSink, StepId, StepOutcome, Stream};
+use crate::event::{Event, EventSink, HitDifference, StepId, StepOutcome, Stream};
 
 /// `--progress json`.
 pub struct Json {
@@ -39,6 +39,11 @@ pub const SCHEMA: &[(&str, &str, &str)] = &[
         "`step`, `outcome`: `cached`\\|`ran`\\|`done`\\|`failed`\\|`cancelled`\\|`would_run`, `duration_ms`, \
          `reason` (ran, would_run), `from` and `saved_ms` (cached)",
         "a step ended",
+    ),
+    (
+        "hit_verified",
+        "`step`, `name`, `same`: boolean, `differences`: [{`path`, `change`: `added`\\|`removed`\\|`content`\\|`metadata`}]",
+        "a cached step was run again (`--verify-hits`), and what it made otherwise",
     ),
     ("warning", "`message`", "worth knowing"),
     ("loaded", "`engine`, `names`: [name]", "the image was loaded into this engine (`--load`)"),
@@ -142,6 +147,13 @@ impl EventSink for Json {
                     fields.extend(extra);
                 }
                 self.write(state, "step_finished", fields);
+            }
+            Event::HitVerified { step, name, differences } => {
+                let difference = |found: &HitDifference| json!({"path": found.path, "change": found.change});
+                let differences: Vec<Value> = differences.iter().map(difference).collect();
+                let same = differences.is_empty();
+                let fields = json!({"step": step.0, "name": name, "same": same, "differences": differences});
+                self.write(state, "hit_verified", fields);
             }
             Event::Warning { message } => self.write(state, "warning", json!({"message": message})),
             Event::Loaded { engine, names } => {

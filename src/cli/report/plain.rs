@@ -178,6 +178,12 @@ impl EventSink for Plain {
                     if self.colours { "warning:".yellow().bold().to_string() } else { "warning:".into() };
                 Self::line(state, &format!("{label} {}", sanitize(message.as_bytes(), false)));
             }
+            Event::HitVerified { name, differences, .. } => {
+                let Some(message) = words::verified(&name, &differences) else { return };
+                let label =
+                    if self.colours { "warning:".yellow().bold().to_string() } else { "warning:".into() };
+                Self::line(state, &format!("{label} {}", sanitize(message.as_bytes(), false)));
+            }
             Event::Loaded { engine, names } => Self::line(state, &words::loaded(&engine, &names)),
             Event::Finished(summary) => Self::line(state, &words::summary(&summary)),
         }

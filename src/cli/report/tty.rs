@@ -267,6 +267,12 @@ impl EventSink for Tty {
                     if self.colours { "warning:".yellow().bold().to_string() } else { "warning:".into() };
                 self.print(state, &format!("{label} {}", sanitize(message.as_bytes(), false)));
             }
+            Event::HitVerified { name, differences, .. } => {
+                let Some(message) = words::verified(&name, &differences) else { return };
+                let label =
+                    if self.colours { "warning:".yellow().bold().to_string() } else { "warning:".into() };
+                self.print(state, &format!("{label} {}", sanitize(message.as_bytes(), false)));
+            }
             Event::Loaded { engine, names } => self.print(state, &words::loaded(&engine, &names)),
             Event::Finished(summary) => self.print(state, &words::summary(&summary)),
         }

@@ -5,7 +5,10 @@ use std::time::Duration;
 use super::Built;
 use super::sanitize::sanitize;
 use crate::bytes::ByteSize;
-use crate::event::{StepOutcome, Summary};
+use crate::event::{HitDifference, StepOutcome, Summary};
+
+/// As many paths of one step are named where people read.
+const DIFFERENCES_SHOWN: usize = 10;
 
 /// A duration for people: `0.4s`, `12.3s`, `2m 05s`, `1h 02m`.
 pub fn duration(duration: Duration) -> String {
@@ -43,6 +46,18 @@ pub fn summary(summary: &Summary) -> String {
 pub(super) fn loaded(engine: &str, names: &[String]) -> String {
     let names = if names.is_empty() { String::new() } else { format!(": {}", names.join(", ")) };
     sanitize(format!("loaded into {engine}{names}").as_bytes(), false)
+}
+
+/// What is to be said of a command that was run again although its result was cached; nothing if it made the same.
+pub(super) fn verified(name: &str, differences: &[HitDifference]) -> Option<String> {
+    let shown = differences.iter().take(DIFFERENCES_SHOWN);
+    let mut paths: Vec<String> = shown.map(|found| format!("{} ({})", found.path, found.change)).collect();
+    if differences.len() > paths.len() {
+        paths.push(format!("{} more", differences.len() - paths.len()));
+    }
+    (!paths.is_empty()).then(|| {
+        format!("{name} is not deterministic: run again, it made something else of {}", paths.join(", "))
+    })
 }
 
 /// How a step ended, in a few words.
