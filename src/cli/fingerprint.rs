@@ -114,7 +114,7 @@ mod tests {
             .add("args", vec!["sh", "-c", "a\nb"])
             .add("hosts", Value::List(Vec::new()));
         let key = preimage.key();
-        let would = StepOutcome::WouldRun { reason: "first time".into() };
+        let would = StepOutcome::WouldRun { why: "first time".into() };
         let steps = [
             StepReport { name: "[1/2] RUN a".into(), preimage: Some(preimage), outcome: would.clone() },
             StepReport { name: "[2/2] RUN b".into(), preimage: None, outcome: would },
