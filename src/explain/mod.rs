@@ -1,6 +1,7 @@
 //! Why a step ran: the difference between what it is keyed on now and what it was keyed on last time.
 
 mod causes;
+mod reads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,6 +9,7 @@ use std::fmt;
 use crate::record::{Preimage, Value};
 
 pub use causes::{distance, why};
+pub use reads::{ReadPath, reads};
 
 /// How many names a reason lists before it says how many more there are.
 const NAMES_MAX: usize = 3;
