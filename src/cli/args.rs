@@ -454,6 +454,14 @@ pub struct ExplainCommand {
     #[expect(missing_docs, reason = "a doc comment would become the help of the flag group")]
     pub build: BuildArgs,
 
+    /// A name that the image is built with: builds of one Dockerfile under different names are remembered apart
+    #[arg(short, long, value_name = "NAME")]
+    pub tag: Vec<Reference>,
+
+    /// Say what would shorten the next builds, with what it cost in the recorded ones
+    #[arg(long)]
+    pub advice: bool,
+
     /// How the answer is printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
     pub format: Format,

@@ -33,6 +33,7 @@ pub(super) const EXPLAIN: &str = "\
 Examples:
   crossdock explain .                             Which steps would run, and what is different for each
   crossdock explain --target build --format json . | jq '.[] | select(.status == \"would run\")'
+  crossdock explain --advice .                    What would shorten the next builds
 
 Of a step behind one that would run nothing can be known: that one may make what it made before.";
 

@@ -5,24 +5,41 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use super::args::{ExplainCommand, Format, Progress};
-use super::backend::{Machine, Settings};
+use super::backend::{self, Cancel, Machine, Settings};
 use super::environment::Environment;
 use super::error::{CliError, ExitStatus};
 use super::report::{self, duration, origin_json, sanitize, why_json};
 use super::request;
 use crate::build::StepReport;
 use crate::event::{Cause, Found, Origin, StepOutcome, Why};
+use crate::explain::{self, Advice, Past};
 
 /// Runs the command.
 pub(super) fn command(command: &ExplainCommand, environment: &Environment) -> Result<ExitStatus, CliError> {
     let mut request = request::of_args(&command.build, environment, &mut std::io::stdin().lock())?;
     request.dry_run = true;
+    request.tags.clone_from(&command.tag);
     let settings = Settings::resolve(&command.build.cache, environment)?;
     let reporter = report::choose(Progress::Quiet, environment);
     let machine = Machine::enter();
     let runtime = super::runtime()?;
     let outcome = runtime.block_on(super::build::run(machine, &settings, &request, &reporter))?;
     let answer = match command.format {
+        _ if command.advice => {
+            let advice = runtime.block_on(async {
+                let engine = backend::engine(Machine::idle(), &settings, reporter, Cancel::new()?).await?;
+                let past = |step| {
+                    let StepReport { name, past, .. }: &StepReport = step;
+                    Past { name, records: past }
+                };
+                let past: Vec<Past<'_>> = outcome.steps.iter().map(past).collect();
+                Ok::<_, CliError>(explain::advise(&engine.cache, &past).await)
+            })?;
+            match command.format {
+                Format::Text => advice_text(&advice),
+                Format::Json => format!("{:#}\n", Json::Array(advice.iter().map(advice_json).collect())),
+            }
+        }
         Format::Text => text(&outcome.steps),
         Format::Json => format!("{:#}\n", Json::Array(outcome.steps.iter().map(step_json).collect())),
     };
@@ -87,6 +104,36 @@ fn miss(why: &Why) -> String {
     text
 }
 
+/// The advice, for people.
+fn advice_text(all: &[Advice]) -> String {
+    if all.is_empty() {
+        return "nothing that the records of earlier builds show\n".to_owned();
+    }
+    let mut text = String::new();
+    for Advice { step, finding, runs, cost } in all {
+        let runs = match runs {
+            0 => "no recorded run yet".to_owned(),
+            1 => format!("{} in 1 run", duration(*cost)),
+            runs => format!("{} in {runs} runs", duration(*cost)),
+        };
+        text += &format!("{}  ({runs})\n", sanitize(step.as_bytes(), false));
+        text += &format!("  {}\n", sanitize(finding.to_string().as_bytes(), false));
+    }
+    text
+}
+
+/// The advice, for programs.
+fn advice_json(advice: &Advice) -> Json {
+    json!({
+        "kind": advice.finding.kind(),
+        "step": advice.step,
+        "subjects": advice.finding.subjects(),
+        "runs": advice.runs,
+        "cost_ms": u64::try_from(advice.cost.as_millis()).unwrap_or(u64::MAX),
+        "text": advice.finding.to_string(),
+    })
+}
+
 /// For programs.
 fn step_json(step: &StepReport) -> Json {
     let mut object = json!({
@@ -130,7 +177,8 @@ mod tests {
         ];
         let why =
             Why { reason: "/a changed".into(), causes, nearest: Some("sha256:0123456789abcdef".into()) };
-        let step = |name: &str, outcome| StepReport { name: name.into(), preimage: None, outcome };
+        let step =
+            |name: &str, outcome| StepReport { name: name.into(), preimage: None, outcome, past: Vec::new() };
         let steps = [step("[1/2] RUN a", cached), step("[2/2] RUN b", StepOutcome::WouldRun { why })];
         assert_eq!(
             text(&steps),

@@ -123,8 +123,13 @@ mod tests {
         let key = preimage.key();
         let would = StepOutcome::WouldRun { why: "first time".into() };
         let steps = [
-            StepReport { name: "[1/2] RUN a".into(), preimage: Some(preimage), outcome: would.clone() },
-            StepReport { name: "[2/2] RUN b".into(), preimage: None, outcome: would },
+            StepReport {
+                name: "[1/2] RUN a".into(),
+                preimage: Some(preimage),
+                outcome: would.clone(),
+                past: Vec::new(),
+            },
+            StepReport { name: "[2/2] RUN b".into(), preimage: None, outcome: would, past: Vec::new() },
         ];
         assert_eq!(
             text(&steps),

@@ -1,5 +1,6 @@
 //! Why a step ran: the difference between what it is keyed on now and what it was keyed on last time.
 
+mod advice;
 mod causes;
 mod reads;
 
@@ -8,6 +9,7 @@ use std::fmt;
 
 use crate::record::{Preimage, Value};
 
+pub use advice::{Advice, Finding, Past, advise};
 pub use causes::{distance, why};
 pub use reads::{ReadPath, reads};
 

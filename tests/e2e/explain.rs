@@ -192,3 +192,65 @@ fn records_of_others_are_shown_too() {
         .success();
     output.says("content     /src/read");
 }
+
+/// What `explain --advice` finds for a Dockerfile: kinds and what they are about.
+fn advised(lab: &Lab, dockerfile: &str) -> Vec<(String, Vec<String>, u64)> {
+    let output = about(lab, &["explain", "--advice", "--format=json"], dockerfile).success();
+    let found = json(&output);
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let advice = |advice: &Value| {
+        let subjects = advice["subjects"].as_array().unwrap().iter().map(text).collect();
+        (text(&advice["kind"]), subjects, advice["runs"].as_u64().unwrap())
+    };
+    found.as_array().unwrap().iter().map(advice).collect()
+}
+
+#[test]
+fn advice_is_what_the_records_show() {
+    let lab = lab();
+    let dockerfile = |revision: u32| {
+        format!(
+            "FROM busybox\nARG REVISION={revision}\nRUN echo same > /made\nCOPY . /src\nRUN cat /src/read > /out; ls /src/d\n\
+             RUN cat /src/.git/HEAD > /version\n"
+        )
+    };
+    lab.file(".git/HEAD", "1");
+    lab.build(&dockerfile(1)).success();
+    let first = advised(&lab, &dockerfile(1));
+    assert_eq!(
+        first,
+        [("git".to_owned(), vec!["/src/.git/HEAD".to_owned()], 0)],
+        "of one build little is known"
+    );
+    // Another value that is of no use, a file that nobody reads, a name that is only listed, another commit.
+    lab.build(&dockerfile(2)).success();
+    lab.file("other", "2");
+    lab.build(&dockerfile(2)).success();
+    lab.file("d/b", "1");
+    lab.build(&dockerfile(2)).success();
+    lab.file(".git/HEAD", "2");
+    lab.build(&dockerfile(2)).success();
+    let found = advised(&lab, &dockerfile(2));
+    let has = |kind: &str, subject: &str| {
+        found.iter().any(|(found, subjects, runs)| {
+            found == kind && *runs > 0 && subjects.iter().any(|name| name == subject)
+        })
+    };
+    assert!(has("variables", "REVISION"), "{found:?}");
+    assert!(has("ignore", "other"), "{found:?}");
+    assert!(has("listing", "/src/d"), "{found:?}");
+    assert!(has("git", "/src/.git/HEAD"), "{found:?}");
+    let of_files = found.iter().filter(|(kind, ..)| kind == "ignore").flat_map(|(_, subjects, _)| subjects);
+    assert!(of_files.clone().all(|name| name != "read" && name != ".git/HEAD"), "{found:?}");
+    about(&lab, &["explain", "--advice"], &dockerfile(2))
+        .success()
+        .says("made the same: declare it behind this step");
+}
+
+#[test]
+fn without_records_there_is_no_advice() {
+    let lab = lab();
+    about(&lab, &["explain", "--advice"], DOCKERFILE)
+        .success()
+        .says("nothing that the records of earlier builds show");
+}

@@ -222,6 +222,7 @@ mod tests {
             name: (*name).to_owned(),
             preimage: None,
             outcome: (*outcome).clone(),
+            past: Vec::new(),
         };
         let elapsed = std::time::Duration::from_millis(1500);
         BuildOutcome {
