@@ -158,7 +158,7 @@ impl Served {
                 "directories" => looks.retain(|(path, look)| *look != Look::NODE || !is_directory(path)),
                 "content" => looks.iter_mut().for_each(|(_, look)| *look = look.without(Look::CONTENT)),
                 "names" => looks.iter_mut().for_each(|(_, look)| *look = look.without(Look::NAMES)),
-                "mounts" if !std::ptr::eq(part, &self.trees[0]) => looks.clear(),
+                "mounts" if !std::ptr::eq(part, &raw const self.trees[0]) => looks.clear(),
                 _ => {}
             }
         }
