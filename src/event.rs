@@ -18,6 +18,137 @@ pub enum Stream {
     Stderr,
 }
 
+/// Why a step was not taken from a record.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Why {
+    /// One short sentence with what matters most.
+    pub reason: String,
+    /// All that is known to be different, what says most first.
+    pub causes: Vec<Cause>,
+    /// The key of the record that the step was compared with: the nearest of the earlier ones that are at hand.
+    pub nearest: Option<String>,
+}
+
+impl From<&str> for Why {
+    fn from(reason: &str) -> Self {
+        Self { reason: reason.to_owned(), ..Self::default() }
+    }
+}
+
+/// One thing that is different from an earlier record of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// What kind of thing.
+    pub kind: CauseKind,
+    /// Its path or name; empty where the kind says it all.
+    pub name: String,
+}
+
+/// What kind of thing a [`Cause`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CauseKind {
+    /// A file that the step read has another content.
+    Content,
+    /// Something that it looked for in vain is there now.
+    Appeared,
+    /// Something that it looked at is gone.
+    Gone,
+    /// A directory that it listed has other names in it.
+    Names,
+    /// Something that it looked at has another mode, owner, size or kind.
+    Attributes,
+    /// A file that it could have read, or that it copies, is another one.
+    File,
+    /// A variable of `ENV` has another value.
+    Variable,
+    /// A build argument has another value.
+    Argument,
+    /// The command is another one.
+    Command,
+    /// Another part of the instruction is different.
+    Instruction,
+    /// A setting that is not a part of the instruction is different: the user, the platform.
+    Setting,
+    /// What a mount shows is different.
+    Mount,
+    /// The base image is another one.
+    Base,
+    /// What it starts from is different, and how is not known.
+    Tree,
+    /// There is no earlier record.
+    First,
+    /// There was one for just this, and it is no longer there.
+    Evicted,
+    /// The cache is switched off for the step.
+    Disabled,
+    /// A step that it builds on would run.
+    Unknown,
+}
+
+impl CauseKind {
+    /// One word for it, for programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Content => "content",
+            Self::Appeared => "appeared",
+            Self::Gone => "gone",
+            Self::Names => "names",
+            Self::Attributes => "attributes",
+            Self::File => "file",
+            Self::Variable => "variable",
+            Self::Argument => "argument",
+            Self::Command => "command",
+            Self::Instruction => "instruction",
+            Self::Setting => "setting",
+            Self::Mount => "mount",
+            Self::Base => "base",
+            Self::Tree => "tree",
+            Self::First => "first",
+            Self::Evicted => "evicted",
+            Self::Disabled => "disabled",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The record that a step's result was taken from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Its key.
+    pub key: String,
+    /// The trust domain that it was written in.
+    pub scope: String,
+    /// When the step ran, in the form of RFC 3339.
+    pub created: String,
+    /// Which program made it: `crossdock 0.1.0`.
+    pub builder: String,
+    /// By what it was found.
+    pub found: Found,
+}
+
+/// By what a record was found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Found {
+    /// All that the step could have read is the same.
+    #[default]
+    Exact,
+    /// All that it did read is the same.
+    Traced,
+    /// It is a copy that does not depend on what it is put on.
+    Linked,
+}
+
+impl Found {
+    /// One word for it, for programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Traced => "traced",
+            Self::Linked => "linked",
+        }
+    }
+}
+
 /// How a step ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StepOutcome {
@@ -27,11 +158,13 @@ pub enum StepOutcome {
         from: String,
         /// How long the step took when it ran.
         saved: Duration,
+        /// The record.
+        origin: Origin,
     },
     /// It ran.
     Ran {
-        /// Why there was no record for it: one short sentence.
-        reason: String,
+        /// Why there was no record for it.
+        why: Why,
     },
     /// It is part of the plan but had nothing to do (its result is known without a record).
     Done,
@@ -42,7 +175,7 @@ pub enum StepOutcome {
     /// With `--dry-run`: it would run.
     WouldRun {
         /// Why there is no record for it.
-        reason: String,
+        why: Why,
     },
 }
 

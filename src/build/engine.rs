@@ -116,6 +116,8 @@ pub struct StepReport {
     pub preimage: Option<Preimage>,
     /// How it ended.
     pub outcome: StepOutcome,
+    /// In a dry run: what its place had in earlier builds, the latest first.
+    pub past: Vec<Record>,
 }
 
 impl Engine {
@@ -343,6 +345,7 @@ impl Engine {
             uploaded: transferred.uploaded + exported.uploaded,
         };
         self.events.emit(Event::Finished(summary.clone()));
+        let mut past = if request.dry_run { past(&planned) } else { HashMap::new() };
         let mut steps: Vec<(StepId, StepReport)> = progress
             .keyed
             .into_inner()
@@ -350,7 +353,8 @@ impl Engine {
             .into_iter()
             .map(|(id, preimage, outcome)| {
                 let name = names.get(id.0 as usize).cloned().unwrap_or_default();
-                (id, StepReport { name, preimage, outcome })
+                let past = past.remove(&id).unwrap_or_default();
+                (id, StepReport { name, preimage, outcome, past })
             })
             .collect();
         steps.sort_by_key(|(id, _)| *id);
@@ -402,6 +406,18 @@ struct Part<'r> {
     /// The name of its bundle, and what was in it.
     bundle: BundleName,
     before: Bundle,
+}
+
+/// What the places of the steps had in earlier builds.
+fn past(parts: &[Part<'_>]) -> HashMap<StepId, Vec<Record>> {
+    let mut past = HashMap::new();
+    for part in parts {
+        for step in part.plan.stages.iter().flat_map(|stage| &stage.steps) {
+            let before = part.before.steps.iter().filter(|before| before.slot == step.slot);
+            past.insert(step.id, before.map(|before| before.record.clone()).collect());
+        }
+    }
+    past
 }
 
 /// What tells one build from another, from run to run: the Dockerfile's name, the context, the target, the platform.

@@ -28,8 +28,7 @@ use super::ssh::Agents;
 use super::traced::TracedStep;
 use crate::digest::Digest;
 use crate::dockerfile::{Dockerfile, DockerfileError, Mount};
-use crate::event::{Event, StepId, StepOutcome};
-use crate::explain;
+use crate::event::{Cause, CauseKind, Event, Found, Origin, StepId, StepOutcome, Why};
 use crate::layer::LayerDescriptor;
 use crate::record::{Bundle, BundleStep, Key, Preimage, Record};
 use crate::store::{Hit, Lease, Making, Turn};
@@ -162,15 +161,16 @@ impl Solver<'_> {
 
     /// In a dry run: a step whose inputs are the result of one that would run.
     fn unknown(&self, step: &PlannedStep) -> Solved {
-        let reason = "a step that it builds on would run".to_owned();
+        let causes = vec![Cause { kind: CauseKind::Unknown, name: String::new() }];
+        let why = Why { causes, ..Why::from("a step that it builds on would run") };
         self.emit(Event::StepStarted { step: step.id });
-        self.would_run(step, None, reason, Duration::ZERO);
+        self.would_run(step, None, why, Duration::ZERO);
         None
     }
 
-    fn would_run(&self, step: &PlannedStep, preimage: Option<Preimage>, reason: String, duration: Duration) {
+    fn would_run(&self, step: &PlannedStep, preimage: Option<Preimage>, why: Why, duration: Duration) {
         self.progress.would_run.fetch_add(1, Ordering::Relaxed);
-        let outcome = StepOutcome::WouldRun { reason };
+        let outcome = StepOutcome::WouldRun { why };
         self.keyed(step, preimage, outcome.clone());
         self.emit(Event::StepFinished { step: step.id, outcome, duration });
     }
@@ -239,7 +239,8 @@ impl Solver<'_> {
             && let Some(hit) = self.look_up(coarse).await
         {
             self.verify_hit(stage, step, base, inputs, &hit.record).await?;
-            return Ok(Some(self.cached(step, base, hit, started)));
+            let origin = origin(&hit.record, Found::Exact);
+            return Ok(Some(self.cached(step, base, hit, origin, started)));
         }
         let exact = self.exact(step, &common, base, inputs).await?;
         if !stage.no_cache
@@ -249,7 +250,8 @@ impl Solver<'_> {
                 self.publish_alias(step, &hit.record, coarse).await;
             }
             self.verify_hit(stage, step, base, inputs, &hit.record).await?;
-            return Ok(Some(self.cached(step, base, hit, started)));
+            let origin = origin(&hit.record, Found::Exact);
+            return Ok(Some(self.cached(step, base, hit, origin, started)));
         }
         let linked = match &step.op {
             Op::Copy(op) => keys::linked(op, &exact),
@@ -258,7 +260,7 @@ impl Solver<'_> {
         if let (Some(linked), false) = (&linked, stage.no_cache)
             && let Some(hit) = self.look_up(linked).await
         {
-            return Ok(Some(self.put_on(step, base, hit, exact, started).await?));
+            return Ok(Some(self.put_on(step, base, hit, exact, Found::Linked, started).await?));
         }
         let mut traced = TracedStep::default();
         if self.is_traced(step) && !stage.no_cache {
@@ -266,20 +268,19 @@ impl Solver<'_> {
             if let Some(hit) = traced.hit.take() {
                 self.found_by(step, hit.record.clone());
                 self.verify_hit(stage, step, base, inputs, &hit.record).await?;
-                return Ok(Some(self.put_on(step, base, hit, exact, started).await?));
+                return Ok(Some(self.put_on(step, base, hit, exact, Found::Traced, started).await?));
             }
         }
         keys.exact = Some(exact.clone());
         let before = self.before.steps.iter().find(|before| before.slot == step.slot);
-        let reason = if stage.no_cache {
-            "the cache is switched off for it".to_owned()
+        let why = if stage.no_cache {
+            let causes = vec![Cause { kind: CauseKind::Disabled, name: String::new() }];
+            Why { causes, ..Why::from("the cache is switched off for it") }
         } else {
-            let mut changes = self.changes(stage, step, base, inputs, before).await;
-            changes.seen = traced.differences.take().unwrap_or_default();
-            explain::reason(before.map(|before| &before.record.preimage), &exact, &changes)
+            self.why(stage, step, base, inputs, &exact, traced.nearest.take()).await
         };
         if self.request.dry_run {
-            self.would_run(step, Some(exact), reason, started.elapsed());
+            self.would_run(step, Some(exact), why, started.elapsed());
             return Ok(None);
         }
         // Whoever else is about to do the same waits here, and finds the record afterwards.
@@ -294,7 +295,8 @@ impl Solver<'_> {
             };
             // After it is known whose turn it is: whoever had it has published before giving it back.
             if takes_records && let Some(hit) = self.look_up(&exact).await {
-                return Ok(Some(self.cached(step, base, hit, started)));
+                let origin = origin(&hit.record, Found::Exact);
+                return Ok(Some(self.cached(step, base, hit, origin, started)));
             }
             match turn {
                 Turn::Mine(lease) => break lease,
@@ -325,7 +327,7 @@ impl Solver<'_> {
             self.publish_traced(step, &record, shape, known, base, inputs).await?;
         }
         self.progress.ran.fetch_add(1, Ordering::Relaxed);
-        let outcome = StepOutcome::Ran { reason };
+        let outcome = StepOutcome::Ran { why };
         self.keyed(step, Some(exact), outcome.clone());
         self.emit(Event::StepFinished { step: step.id, outcome, duration: started.elapsed() });
         // Another machine may have been faster: its result is everybody's then.
@@ -477,12 +479,19 @@ impl Solver<'_> {
     }
 
     /// Takes a step's result from a record.
-    fn cached(&self, step: &PlannedStep, base: &Arc<Chain>, hit: Hit, started: Instant) -> Arc<Chain> {
+    fn cached(
+        &self,
+        step: &PlannedStep,
+        base: &Arc<Chain>,
+        hit: Hit,
+        origin: Origin,
+        started: Instant,
+    ) -> Arc<Chain> {
         let Hit { record, from } = hit;
         let saved = Duration::from_millis(record.duration_ms);
         self.progress.cached.fetch_add(1, Ordering::Relaxed);
         self.progress.saved_ms.fetch_add(record.duration_ms, Ordering::Relaxed);
-        let outcome = StepOutcome::Cached { from: from.to_string(), saved };
+        let outcome = StepOutcome::Cached { from: from.to_string(), saved, origin };
         self.keyed(step, Some(record.preimage.clone()), outcome.clone());
         self.emit(Event::StepFinished { step: step.id, outcome, duration: started.elapsed() });
         self.adopt(step, base, record)
@@ -495,14 +504,16 @@ impl Solver<'_> {
         base: &Arc<Chain>,
         hit: Hit,
         exact: Preimage,
+        found: Found,
         started: Instant,
     ) -> Result<Arc<Chain>, BuildError> {
         let Hit { record, from } = hit;
+        let origin = origin(&record, found);
         let tree = self.merged(base, &record).await?;
         let scope = self.engine.cache.write_scope().clone();
         let record = Record { preimage: exact, tree: tree.digest(), scope, ..record };
         let record = self.publish(record, false, Making::default()).await?;
-        let chain = self.cached(step, base, Hit { record, from }, started);
+        let chain = self.cached(step, base, Hit { record, from }, origin, started);
         let _ = chain.tree.set(Arc::new(tree));
         Ok(chain)
     }
@@ -580,6 +591,17 @@ impl Solver<'_> {
 
     pub(super) fn emit(&self, event: Event) {
         self.engine.events.emit(event);
+    }
+}
+
+/// What is told of the record that a result comes from.
+fn origin(record: &Record, found: Found) -> Origin {
+    Origin {
+        key: record.key().to_string(),
+        scope: record.scope.to_string(),
+        created: crate::image::time::format(record.created),
+        builder: record.builder.clone(),
+        found,
     }
 }
 

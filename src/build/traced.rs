@@ -30,13 +30,17 @@ const ASKED_MAX: usize = 2;
 /// Differences that are named; a reason shows fewer.
 const DIFFERENCES_MAX: usize = 100;
 
+/// Records among which the nearest is looked for: what each saw may have to be fetched.
+const COMPARED_MAX: usize = 4;
+
 /// What is known of a step under traced keys.
 #[derive(Debug, Default)]
 pub(crate) struct TracedStep {
     /// A record for what the step would see today.
     pub(crate) hit: Option<Hit>,
-    /// What is different from what it saw the last time, if that is known.
-    pub(crate) differences: Option<Vec<Difference>>,
+    /// What is different from what it saw in the nearest of the earlier records, and the key's preimage of that, if any
+    /// is known.
+    pub(crate) nearest: Option<(Preimage, Vec<Difference>)>,
     /// What it looked at the last time, if it is to run again.
     pub(crate) last: Option<Shape>,
     /// The records of its definition.
@@ -82,7 +86,7 @@ impl Solver<'_> {
         if found.hit.is_none()
             && let Some(latest) = candidates.first()
         {
-            found.differences = self.differences(latest, &trees).await;
+            found.nearest = self.nearest(&candidates, &trees).await;
             if let Some((shape, _)) = latest.preimage.reads() {
                 found.last = self.shape(&shape).await;
             }
@@ -147,19 +151,35 @@ impl Solver<'_> {
         Shape::decode(&bytes).ok()
     }
 
+    /// Which of the latest records saw most of what would be seen today, and what it saw otherwise.
+    async fn nearest(&self, records: &[Record], trees: &[&Tree]) -> Option<(Preimage, Vec<Difference>)> {
+        let mut nearest: Option<(Preimage, Vec<Difference>)> = None;
+        let mut compared = HashSet::new();
+        for record in records {
+            if compared.len() >= COMPARED_MAX {
+                break;
+            }
+            if !compared.insert(record.preimage.key()) {
+                continue;
+            }
+            let Some(differences) = self.differences(record, trees).await else { continue };
+            if nearest.as_ref().is_none_or(|(_, fewest)| differences.len() < fewest.len()) {
+                nearest = Some((record.preimage.clone(), differences));
+            }
+        }
+        nearest
+    }
+
     /// What is seen otherwise today than when `record` was made.
     async fn differences(&self, record: &Record, trees: &[&Tree]) -> Option<Vec<Difference>> {
         let (shape, values) = record.preimage.reads()?;
         let shape = self.shape(&shape).await?;
         let values = Values::decode(&self.engine.cache.read_blob(&values, VALUES_BYTES_MAX).await?)?;
         let now = shape.values(trees)?;
-        let nothing = Tree::empty();
-        let nothing = crate::tree::Observer::new(&nothing);
         let pairs = shape.paths().zip(values.0.iter().zip(&now.0));
         let different = pairs.filter(|(_, (before, now))| before != now);
         let difference = |((tree, path, look), (before, _)): ((usize, &[u8], Look), (&_, &_))| {
-            // In an empty tree there is nothing but its root.
-            let was_there = path.is_empty() || *before != nothing.see(b"x", look);
+            let was_there = !crate::record::is_absent(before, look);
             let is_there = trees.get(tree).is_some_and(|tree| tree.get(path).is_some());
             let name = crate::layer::display_path(path);
             let path = if path.is_empty() { name } else { format!("/{name}") };

@@ -10,9 +10,10 @@ use super::inputs::InputTree;
 use super::plan::{Op, PlannedStage, PlannedStep, Start};
 use super::solve::Solver;
 use crate::digest::Digest;
-use crate::explain::Changes;
+use crate::event::Why;
+use crate::explain::{self, Changes, Difference};
 use crate::layer::{Entry, EntryKind};
-use crate::record::{BundleStep, Record};
+use crate::record::{BundleStep, Preimage, Record};
 
 /// As many names are collected; a reason shows fewer.
 const FILES_MAX: usize = 100;
@@ -21,17 +22,49 @@ const FILES_MAX: usize = 100;
 type Contents = BTreeMap<Vec<u8>, Option<Digest>>;
 
 impl Solver<'_> {
-    pub(super) async fn changes(
+    /// Why the step, whose key is `exact`, is in no record. `traced` is the nearest record of the same definition, and
+    /// what the step would see otherwise than there.
+    pub(super) async fn why(
+        &self,
+        stage: &PlannedStage,
+        step: &PlannedStep,
+        base: &Arc<Chain>,
+        inputs: &[InputTree],
+        exact: &Preimage,
+        traced: Option<(Preimage, Vec<Difference>)>,
+    ) -> Why {
+        if let Some((nearest, seen)) = traced {
+            let changes = Changes { seen, ..Changes::default() };
+            return explain::why(None, exact, &changes, Some(&nearest));
+        }
+        let mut slot = self.before.steps.iter().filter(|before| before.slot == step.slot);
+        let latest = slot.clone().next();
+        // Of several that are as near the latest is the one that people remember.
+        let nearest = slot
+            .by_ref()
+            .filter(|before| before.record.preimage.reads().is_none())
+            .min_by_key(|before| explain::distance(&before.record.preimage, exact));
+        let mut changes = self.changes(stage, step, base, inputs, nearest, latest).await;
+        changes.arguments = arguments(stage, step);
+        explain::why(nearest.map(|before| &before.record.preimage), exact, &changes, None)
+    }
+
+    async fn changes(
         &self,
         stage: &PlannedStage,
         step: &PlannedStep,
         base: &Arc<Chain>,
         inputs: &[InputTree],
         before: Option<&BundleStep>,
+        latest: Option<&BundleStep>,
     ) -> Changes {
         let Some(before) = before else { return Changes::default() };
         let mut files = BTreeSet::new();
         if before.record.preimage.get("tree") != Some(&base.digest.into()) {
+            // What the earlier steps were is known of the last build only.
+            if latest.is_some_and(|latest| latest.record.tree != before.record.tree) {
+                return Changes::default();
+            }
             let found_cause = self.earlier_steps(stage, step, &mut files).await;
             let base = !found_cause && files.is_empty();
             return Changes { files: names(&files), base, ..Changes::default() };
@@ -116,6 +149,15 @@ impl Solver<'_> {
         }
         Some(all)
     }
+}
+
+/// The variables of a command that are build arguments: they are in its environment, and not in the image's.
+fn arguments(stage: &PlannedStage, step: &PlannedStep) -> BTreeSet<String> {
+    let Op::Run(op) = &step.op else { return BTreeSet::new() };
+    let image: BTreeSet<&str> =
+        stage.image.config.env.iter().filter_map(|pair| pair.split('=').next()).collect();
+    let names = op.env.iter().map(|(name, _)| name).filter(|name| !image.contains(name.as_str()));
+    names.cloned().collect()
 }
 
 /// A path and its content; nothing for directories, which say little.

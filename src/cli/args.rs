@@ -59,6 +59,17 @@ pub enum Command {
     /// Print what each step of a build is keyed on
     #[command(after_help = examples::FINGERPRINT)]
     Fingerprint(Box<FingerprintCommand>),
+    /// Say for each step of a build whether it would run, and why, without running anything
+    #[command(after_help = examples::EXPLAIN)]
+    Explain(Box<ExplainCommand>),
+    /// Look at what the cache has
+    #[command(after_help = examples::INSPECT, subcommand_required = true, arg_required_else_help = true)]
+    #[command(disable_help_subcommand = true)]
+    Inspect {
+        /// What to look at.
+        #[command(subcommand)]
+        command: InspectCommand,
+    },
     /// Look after the local cache
     #[command(after_help = examples::CACHE, subcommand_required = true, arg_required_else_help = true)]
     #[command(disable_help_subcommand = true)]
@@ -447,6 +458,62 @@ pub struct FingerprintCommand {
     /// How the answer is printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
     pub format: Format,
+}
+
+/// `crossdock explain`.
+#[derive(Debug, Clone, Args)]
+pub struct ExplainCommand {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a doc comment would become the help of the flag group")]
+    pub build: BuildArgs,
+
+    /// A name that the image is built with: builds of one Dockerfile under different names are remembered apart
+    #[arg(short, long, value_name = "NAME")]
+    pub tag: Vec<Reference>,
+
+    /// Say what would shorten the next builds, with what it cost in the recorded ones
+    #[arg(long)]
+    pub advice: bool,
+
+    /// How the answer is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+}
+
+/// `crossdock inspect …`.
+#[derive(Debug, Subcommand)]
+pub enum InspectCommand {
+    /// Show a step's record: what it is keyed on, what it made, and what it read
+    #[command(after_help = examples::INSPECT_STEP)]
+    Step(InspectStepCommand),
+}
+
+/// `crossdock inspect step`.
+#[derive(Debug, Clone, Args)]
+pub struct InspectStepCommand {
+    /// The step's key, or its first digits: `crossdock explain` prints them
+    #[arg(value_name = "KEY")]
+    pub key: String,
+
+    /// Print what the step printed, and nothing else
+    #[arg(long)]
+    pub log: bool,
+
+    /// Of what it read, show the files whose contents it read
+    #[arg(long)]
+    pub files: bool,
+
+    /// Of what it read, show the directories that it listed
+    #[arg(long)]
+    pub names: bool,
+
+    /// How the answer is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a doc comment would become the help of the flag group")]
+    pub cache: CacheArgs,
 }
 
 /// `crossdock cache …`.

@@ -398,7 +398,7 @@ pub(super) async fn cache_records(local: &Path) -> Result<Vec<RecordInfo>, CliEr
 }
 
 /// A record in a few words: what kind of step it is, and its command or destination.
-fn describe(preimage: &crate::record::Preimage) -> String {
+pub(super) fn describe(preimage: &crate::record::Preimage) -> String {
     let text = |name: &str| match preimage.get(name) {
         Some(Value::Text(text)) => Some(text.clone()),
         Some(Value::Digest(digest)) => Some(digest.short()),

@@ -29,6 +29,27 @@ Examples:
   crossdock fingerprint .
   crossdock fingerprint --target build --format json . > before.json";
 
+pub(super) const EXPLAIN: &str = "\
+Examples:
+  crossdock explain .                             Which steps would run, and what is different for each
+  crossdock explain --target build --format json . | jq '.[] | select(.status == \"would run\")'
+  crossdock explain --advice .                    What would shorten the next builds
+
+Of a step behind one that would run nothing can be known: that one may make what it made before.";
+
+pub(super) const INSPECT: &str = "\
+Examples:
+  crossdock inspect step 1f3a9c0d
+  crossdock inspect step --log 1f3a9c0d";
+
+pub(super) const INSPECT_STEP: &str = "\
+Examples:
+  crossdock inspect step 1f3a9c0d                 Everything, with what the step read
+  crossdock inspect step --names 1f3a9c0d         The directories that it listed
+  crossdock inspect step --log 1f3a9c0d           What it printed
+
+`crossdock explain` and `crossdock cache ls` print keys.";
+
 pub(super) const CACHE: &str = "\
 Examples:
   crossdock cache du

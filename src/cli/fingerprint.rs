@@ -6,7 +6,7 @@ use super::build::status;
 use super::error::CliError;
 use super::report::sanitize;
 use crate::build::StepReport;
-use crate::record::Value;
+use crate::record::{Preimage, Value};
 
 /// For people: each step with its key and, indented, what the key is the digest of.
 pub(super) fn text(steps: &[StepReport]) -> String {
@@ -17,13 +17,18 @@ pub(super) fn text(steps: &[StepReport]) -> String {
             None => text += "  its key depends on the result of a step that would run\n",
             Some(preimage) => {
                 text += &format!("  key {}\n", preimage.key());
-                for field in &preimage.fields {
-                    lines(&mut text, 2, &field.name, &field.value);
-                }
+                fields(&mut text, preimage);
             }
         }
     }
     text
+}
+
+/// What a key is made of, indented.
+pub(super) fn fields(text: &mut String, preimage: &Preimage) {
+    for field in &preimage.fields {
+        lines(text, 2, &field.name, &field.value);
+    }
 }
 
 fn lines(text: &mut String, indent: usize, name: &str, value: &Value) {
@@ -63,10 +68,7 @@ pub(super) fn json(steps: &[StepReport]) -> Result<String, CliError> {
     let steps: Vec<Json> = steps
         .iter()
         .map(|step| {
-            let inputs = step.preimage.as_ref().map(|preimage| {
-                let input = |name: &str, value: &Value| json!({"name": name, "value": value_json(value)});
-                preimage.fields.iter().map(|field| input(&field.name, &field.value)).collect::<Vec<_>>()
-            });
+            let inputs = step.preimage.as_ref().map(inputs_json);
             json!({
                 "name": step.name,
                 "status": status(&step.outcome),
@@ -78,6 +80,12 @@ pub(super) fn json(steps: &[StepReport]) -> Result<String, CliError> {
     let mut text = serde_json::to_string_pretty(&steps).map_err(CliError::system)?;
     text.push('\n');
     Ok(text)
+}
+
+/// What a key is made of, in order: `name` and `value` of each.
+pub(super) fn inputs_json(preimage: &Preimage) -> Json {
+    let input = |name: &str, value: &Value| json!({"name": name, "value": value_json(value)});
+    preimage.fields.iter().map(|field| input(&field.name, &field.value)).collect()
 }
 
 fn value_json(value: &Value) -> Json {
@@ -103,7 +111,6 @@ fn value_json(value: &Value) -> Json {
 mod tests {
     use super::*;
     use crate::event::StepOutcome;
-    use crate::record::Preimage;
 
     #[test]
     fn keys_are_shown_with_all_their_inputs() {
@@ -114,10 +121,15 @@ mod tests {
             .add("args", vec!["sh", "-c", "a\nb"])
             .add("hosts", Value::List(Vec::new()));
         let key = preimage.key();
-        let would = StepOutcome::WouldRun { reason: "first time".into() };
+        let would = StepOutcome::WouldRun { why: "first time".into() };
         let steps = [
-            StepReport { name: "[1/2] RUN a".into(), preimage: Some(preimage), outcome: would.clone() },
-            StepReport { name: "[2/2] RUN b".into(), preimage: None, outcome: would },
+            StepReport {
+                name: "[1/2] RUN a".into(),
+                preimage: Some(preimage),
+                outcome: would.clone(),
+                past: Vec::new(),
+            },
+            StepReport { name: "[2/2] RUN b".into(), preimage: None, outcome: would, past: Vec::new() },
         ];
         assert_eq!(
             text(&steps),

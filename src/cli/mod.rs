@@ -21,7 +21,9 @@ pub mod env_vars;
 pub mod environment;
 pub mod error;
 mod examples;
+mod explain;
 mod fingerprint;
+mod inspect;
 mod load;
 mod login;
 mod man;
@@ -80,6 +82,8 @@ fn dispatch(command: &Command, environment: &Environment) -> Result<ExitStatus, 
     match command {
         Command::Build(command) => return Ok(build::command(command, environment)),
         Command::Fingerprint(command) => return build::fingerprint(command, environment),
+        Command::Explain(command) => return explain::command(command, environment),
+        Command::Inspect { command } => return inspect::command(command, environment),
         Command::Cache { command } => return cache::command(command, environment),
         Command::Serve(command) => return serve::command(command, environment),
         Command::Admin { command } => return admin::command(command, environment),

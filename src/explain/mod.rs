@@ -1,9 +1,17 @@
 //! Why a step ran: the difference between what it is keyed on now and what it was keyed on last time.
 
-use std::collections::BTreeMap;
+mod advice;
+mod causes;
+mod reads;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::record::{Preimage, Value};
+
+pub use advice::{Advice, Finding, Past, advise};
+pub use causes::{distance, why};
+pub use reads::{ReadPath, reads};
 
 /// How many names a reason lists before it says how many more there are.
 const NAMES_MAX: usize = 3;
@@ -15,8 +23,10 @@ pub struct Changes {
     pub files: Vec<String>,
     /// The base image is another one.
     pub base: bool,
-    /// What the step would see otherwise than the last time, where it is known what it saw then.
+    /// What the step would see otherwise than in the nearest record, where it is known what it saw then.
     pub seen: Vec<Difference>,
+    /// Names of the variables that are build arguments.
+    pub arguments: BTreeSet<String>,
 }
 
 /// Something that a step looked at and that is different now. Paths begin with a slash.
@@ -70,12 +80,12 @@ impl fmt::Display for Difference {
     }
 }
 
-/// The sentence for what a step would see otherwise.
-fn seen(differences: &[Difference]) -> String {
+/// The sentence for what a step would see otherwise than in a record of the same definition.
+pub fn seen(differences: &[Difference]) -> String {
     let mut ordered: Vec<&Difference> = differences.iter().collect();
     ordered.sort_by_key(|difference| difference.rank());
     match ordered[..] {
-        [] => String::new(),
+        [] => "its result is no longer in the cache".to_owned(),
         [only] => only.to_string(),
         [first, second] => format!("{first}; {second}"),
         [first, second, ref rest @ ..] => format!("{first}; {second}; and {} more", rest.len()),
@@ -170,22 +180,28 @@ fn names(names: &[String]) -> String {
 }
 
 fn variables(before: Option<&Value>, now: Option<&Value>) -> String {
-    let pairs = |value: Option<&Value>| match value {
-        Some(Value::Map(pairs)) => pairs.iter().cloned().collect::<BTreeMap<_, _>>(),
-        _ => BTreeMap::new(),
-    };
-    let (before, now) = (pairs(before), pairs(now));
-    let changed: Vec<String> = now
-        .iter()
-        .filter(|(name, value)| before.get(*name) != Some(value))
-        .map(|(name, _)| name)
-        .chain(before.keys().filter(|name| !now.contains_key(*name)))
-        .map(|name| format!("`{name}`"))
-        .collect();
+    let changed: Vec<String> =
+        changed_variables(before, now).into_iter().map(|name| format!("`{name}`")).collect();
     match changed.as_slice() {
         [] => "the order of the environment changed".to_owned(),
         changed => format!("the variable {} changed", names(changed)),
     }
+}
+
+/// The names of the variables that are not the same.
+fn changed_variables<'v>(before: Option<&'v Value>, now: Option<&'v Value>) -> Vec<&'v str> {
+    let pairs = |value: Option<&'v Value>| match value {
+        Some(Value::Map(pairs)) => {
+            pairs.iter().map(|(name, value)| (name.as_str(), value)).collect::<BTreeMap<_, _>>()
+        }
+        _ => BTreeMap::new(),
+    };
+    let (before, now) = (pairs(before), pairs(now));
+    now.iter()
+        .filter(|(name, value)| before.get(*name) != Some(value))
+        .map(|(name, _)| *name)
+        .chain(before.keys().filter(|name| !now.contains_key(*name)).copied())
+        .collect()
 }
 
 #[cfg(test)]

@@ -130,6 +130,12 @@ impl Values {
     }
 }
 
+/// Whether there was nothing where this was seen.
+pub fn is_absent(seen: &Seen, look: Look) -> bool {
+    // In an empty tree there is nothing but its root.
+    *seen == Observer::new(&Tree::empty()).see(b"x", look)
+}
+
 /// The fields of a traced key, besides those of the definition.
 const SHAPE: &str = "shape";
 const VALUES: &str = "values";
@@ -235,6 +241,16 @@ mod tests {
         }
         assert!(Shape::decode(b"crossdock-shape\n\x02\x00").is_err());
         assert_eq!(Values::decode(&[0; 17]), None);
+    }
+
+    #[test]
+    fn nothing_is_told_from_something() {
+        let empty = Tree::empty();
+        let observer = Observer::new(&empty);
+        for look in [Look::NODE, Look::NODE.and(Look::CONTENT), Look::NODE.and(Look::NAMES)] {
+            assert!(is_absent(&observer.see(b"a/b", look), look));
+            assert!(!is_absent(&observer.see(b"", look), look));
+        }
     }
 
     #[test]

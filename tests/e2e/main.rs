@@ -12,6 +12,7 @@ mod crash;
 mod dockerfiles;
 mod docs;
 mod exec;
+mod explain;
 mod faults;
 mod foreign;
 mod hosts;

@@ -198,7 +198,7 @@ fn comparison(first: &BuildOutcome, second: &BuildOutcome) -> String {
         .steps
         .iter()
         .filter_map(|step| match &step.outcome {
-            StepOutcome::Ran { reason } => Some(format!("  {}: {reason}\n", step.name)),
+            StepOutcome::Ran { why } => Some(format!("  {}: {}\n", step.name, why.reason)),
             _ => None,
         })
         .collect();
@@ -216,13 +216,14 @@ fn comparison(first: &BuildOutcome, second: &BuildOutcome) -> String {
 mod tests {
     use super::*;
     use crate::build::StepReport;
-    use crate::event::Summary;
+    use crate::event::{Origin, Summary};
 
     fn outcome(ran: u32, cached: u32, steps: &[(&str, &StepOutcome)]) -> BuildOutcome {
         let step = |(name, outcome): &(&str, &StepOutcome)| StepReport {
             name: (*name).to_owned(),
             preimage: None,
             outcome: (*outcome).clone(),
+            past: Vec::new(),
         };
         let elapsed = std::time::Duration::from_millis(1500);
         BuildOutcome {
@@ -236,8 +237,12 @@ mod tests {
 
     #[test]
     fn the_comparison_says_what_ran_and_why() {
-        let ran = StepOutcome::Ran { reason: "greeting.src changed".into() };
-        let cached = StepOutcome::Cached { from: "shared cache".into(), saved: std::time::Duration::ZERO };
+        let ran = StepOutcome::Ran { why: "greeting.src changed".into() };
+        let cached = StepOutcome::Cached {
+            from: "shared cache".into(),
+            saved: std::time::Duration::ZERO,
+            origin: Origin::default(),
+        };
         let text = comparison(
             &outcome(3, 0, &[("a", &ran), ("b", &ran)]),
             &outcome(1, 2, &[("a", &cached), ("b", &ran)]),

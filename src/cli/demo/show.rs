@@ -46,11 +46,11 @@ impl EventSink for Show {
                         ("cached", "(shared cache)".into())
                     }
                     StepOutcome::Cached { from, .. } => ("cached", format!("({from})")),
-                    StepOutcome::Ran { reason } => ("ran", format!("{}: {reason}", duration(took))),
+                    StepOutcome::Ran { why } => ("ran", format!("{}: {}", duration(took), why.reason)),
                     StepOutcome::Done => return,
                     StepOutcome::Failed => ("failed", String::new()),
                     StepOutcome::Cancelled => ("cancelled", String::new()),
-                    StepOutcome::WouldRun { reason } => ("would run", reason),
+                    StepOutcome::WouldRun { why } => ("would run", why.reason),
                 };
                 let name = state.steps.get(step.0 as usize).map_or("", String::as_str);
                 let name: String = sanitize(name.as_bytes(), false).chars().take(NAME_WIDTH).collect();
@@ -84,7 +84,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::event::StepId;
+    use crate::event::{Origin, StepId};
 
     #[derive(Clone, Default)]
     struct Page(Arc<Mutex<Vec<u8>>>);
@@ -109,8 +109,9 @@ mod tests {
             outcome,
             duration: Duration::from_millis(1500),
         };
-        show.emit(end(0, StepOutcome::Cached { from: "file:///x/".into(), saved: Duration::ZERO }));
-        show.emit(end(1, StepOutcome::Ran { reason: "first time".into() }));
+        let (from, saved, origin) = ("file:///x/".into(), Duration::ZERO, Origin::default());
+        show.emit(end(0, StepOutcome::Cached { from, saved, origin }));
+        show.emit(end(1, StepOutcome::Ran { why: "first time".into() }));
         let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::lines::LineBuffer;
 use super::{Built, Clock, Out, Reporter, lock};
 use crate::cli::error::CliError;
-use crate::event::{Event, EventSink, HitDifference, StepId, StepOutcome, Stream};
+use crate::event::{Cause, Event, EventSink, HitDifference, Origin, StepId, StepOutcome, Stream, Why};
 
 /// `--progress json`.
 pub struct Json {
@@ -37,7 +37,8 @@ pub const SCHEMA: &[(&str, &str, &str)] = &[
     (
         "step_finished",
         "`step`, `outcome`: `cached`\\|`ran`\\|`done`\\|`failed`\\|`cancelled`\\|`would_run`, `duration_ms`, \
-         `reason` (ran, would_run), `from` and `saved_ms` (cached)",
+         `reason`, `causes`: [{`kind`, `name`}] and `nearest`: key or null (ran, would_run); `from`, `saved_ms` and \
+         `record`: {`key`, `scope`, `created`, `builder`, `found`: `exact`\\|`traced`\\|`linked`} (cached)",
         "a step ended",
     ),
     (
@@ -106,6 +107,27 @@ impl std::fmt::Debug for Json {
     }
 }
 
+/// Why a step was not taken from a record: `reason`, `causes` and `nearest`.
+pub fn why_json(why: &Why) -> Value {
+    let cause = |cause: &Cause| match cause.name.as_str() {
+        "" => json!({"kind": cause.kind.as_str()}),
+        name => json!({"kind": cause.kind.as_str(), "name": name}),
+    };
+    let causes: Vec<Value> = why.causes.iter().map(cause).collect();
+    json!({"reason": why.reason, "causes": causes, "nearest": why.nearest})
+}
+
+/// The record that a step was taken from.
+pub fn origin_json(origin: &Origin) -> Value {
+    json!({
+        "key": origin.key,
+        "scope": origin.scope,
+        "created": origin.created,
+        "builder": origin.builder,
+        "found": origin.found.as_str(),
+    })
+}
+
 fn millis(duration: std::time::Duration) -> Value {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).into()
 }
@@ -133,14 +155,15 @@ impl EventSink for Json {
                 self.log(state, step, Stream::Stdout, None);
                 self.log(state, step, Stream::Stderr, None);
                 let (name, extra) = match outcome {
-                    StepOutcome::Cached { from, saved } => {
-                        ("cached", json!({"from": from, "saved_ms": millis(saved)}))
-                    }
-                    StepOutcome::Ran { reason } => ("ran", json!({"reason": reason})),
+                    StepOutcome::Cached { from, saved, origin } => (
+                        "cached",
+                        json!({"from": from, "saved_ms": millis(saved), "record": origin_json(&origin)}),
+                    ),
+                    StepOutcome::Ran { why } => ("ran", why_json(&why)),
                     StepOutcome::Done => ("done", json!({})),
                     StepOutcome::Failed => ("failed", json!({})),
                     StepOutcome::Cancelled => ("cancelled", json!({})),
-                    StepOutcome::WouldRun { reason } => ("would_run", json!({"reason": reason})),
+                    StepOutcome::WouldRun { why } => ("would_run", why_json(&why)),
                 };
                 let mut fields = json!({"step": step.0, "outcome": name, "duration_ms": millis(duration)});
                 if let (Some(fields), Value::Object(extra)) = (fields.as_object_mut(), extra) {
@@ -203,6 +226,7 @@ mod tests {
 
     use super::super::testing::{Hand, Page, finished, log, planned, started, summed};
     use super::*;
+    use crate::event::{CauseKind, Found};
 
     #[test]
     fn every_event_is_one_object() {
@@ -212,9 +236,24 @@ mod tests {
         json.emit(started(1));
         hand.set(5);
         json.emit(log(1, "a\x1b[31m\nb"));
-        json.emit(finished(1, StepOutcome::Ran { reason: "first time".into() }, 20));
+        let why = Why {
+            reason: "/a, which it read, changed".into(),
+            causes: vec![
+                Cause { kind: CauseKind::Content, name: "/a".into() },
+                Cause { kind: CauseKind::Base, name: String::new() },
+            ],
+            nearest: Some("sha256:bb".into()),
+        };
+        json.emit(finished(1, StepOutcome::Ran { why }, 20));
         let saved = Duration::from_secs(2);
-        json.emit(finished(0, StepOutcome::Cached { from: "local cache".into(), saved }, 0));
+        let origin = Origin {
+            key: "sha256:aa".into(),
+            scope: "main".into(),
+            created: "2026-01-02T03:04:05Z".into(),
+            builder: "crossdock 0.1.0".into(),
+            found: Found::Traced,
+        };
+        json.emit(finished(0, StepOutcome::Cached { from: "local cache".into(), saved, origin }, 0));
         json.emit(summed());
         json.failed(&CliError::message("no").hint("try"));
         let lines: Vec<Value> = page.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -224,9 +263,12 @@ mod tests {
             json!({"event": "step_log", "time_ms": 5, "step": 1, "stream": "stdout", "line": "a\u{1b}[31m"}),
             json!({"event": "step_log", "time_ms": 5, "step": 1, "stream": "stdout", "line": "b"}),
             json!({"event": "step_finished", "time_ms": 5, "step": 1, "outcome": "ran", "duration_ms": 20,
-                   "reason": "first time"}),
+                   "reason": "/a, which it read, changed", "nearest": "sha256:bb",
+                   "causes": [{"kind": "content", "name": "/a"}, {"kind": "base"}]}),
             json!({"event": "step_finished", "time_ms": 5, "step": 0, "outcome": "cached", "duration_ms": 0,
-                   "from": "local cache", "saved_ms": 2000}),
+                   "from": "local cache", "saved_ms": 2000,
+                   "record": {"key": "sha256:aa", "scope": "main", "created": "2026-01-02T03:04:05Z",
+                              "builder": "crossdock 0.1.0", "found": "traced"}}),
             json!({"event": "finished", "time_ms": 5, "cached": 1, "ran": 1, "elapsed_ms": 1700, "saved_ms": 65000,
                    "downloaded": 1_500_000, "uploaded": 0}),
             json!({"event": "error", "time_ms": 5, "message": "no", "causes": [], "hint": "try", "exit_code": 1}),

@@ -15,7 +15,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub use json::{Json, SCHEMA};
+pub use json::{Json, SCHEMA, origin_json, why_json};
 pub use plain::Plain;
 pub use quiet::Quiet;
 pub use sanitize::sanitize;

@@ -91,8 +91,9 @@ impl Plain {
         }
         self.log_lines(state, step, &lines);
         state.running.remove(&step);
-        if let StepOutcome::Ran { reason } = outcome {
-            self.step_line(state, step, &format!("RUN because: {}", sanitize(reason.as_bytes(), false)));
+        if let StepOutcome::Ran { why } = outcome {
+            let reason = sanitize(why.reason.as_bytes(), false);
+            self.step_line(state, step, &format!("RUN because: {reason}"));
         }
         let text = sanitize(words::outcome(outcome, took).as_bytes(), false);
         let text = match outcome {
@@ -212,6 +213,7 @@ impl Reporter for Plain {
 mod tests {
     use super::super::testing::{Hand, Page, finished, log, planned, started, summed};
     use super::*;
+    use crate::event::Origin;
 
     fn plain() -> (Page, Hand, Plain) {
         let (page, hand) = (Page::default(), Hand::default());
@@ -241,7 +243,11 @@ mod tests {
         let (page, hand, plain) = plain();
         plain.emit(started(0));
         let saved = Duration::from_secs(3);
-        plain.emit(finished(0, StepOutcome::Cached { from: "local cache".into(), saved }, 0));
+        plain.emit(finished(
+            0,
+            StepOutcome::Cached { from: "local cache".into(), saved, origin: Origin::default() },
+            0,
+        ));
         hand.set(100);
         plain.emit(started(1));
         plain.emit(Event::StepStatus { step: StepId(1), status: "waiting for another build".into() });
@@ -249,7 +255,7 @@ mod tests {
         plain.emit(log(1, "cc -c a.c\ncc -c"));
         hand.set(700);
         plain.emit(log(1, " b.c\r\n\x1b[2Jlinking\r10%\r100%"));
-        plain.emit(finished(1, StepOutcome::Ran { reason: "src/a.c changed".into() }, 1234));
+        plain.emit(finished(1, StepOutcome::Ran { why: "src/a.c changed".into() }, 1234));
         plain.emit(Event::Warning { message: "the shared cache is slow".into() });
         plain.emit(summed());
         plain.built(&Built { digest: "sha256:aa".into(), names: vec!["app:1".into()], would_run: None });

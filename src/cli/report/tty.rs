@@ -191,8 +191,8 @@ fn frame(state: &State, now: Duration, size: (usize, usize), colours: bool) -> V
 fn finished_line(name: &str, outcome: &StepOutcome, took: Duration, colours: bool) -> String {
     let name = sanitize(name.as_bytes(), false);
     let mut text = words::outcome(outcome, took);
-    if let StepOutcome::Ran { reason } = outcome {
-        text = format!("{text} because: {reason}");
+    if let StepOutcome::Ran { why } = outcome {
+        text = format!("{text} because: {}", why.reason);
     }
     let text = sanitize(text.as_bytes(), false);
     if !colours {
@@ -323,6 +323,7 @@ impl Drop for Tty {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{Found, Origin};
 
     fn state() -> State {
         let mut running = Running {
@@ -398,10 +399,18 @@ mod tests {
         let took = Duration::from_millis(1200);
         let line = |outcome: StepOutcome| finished_line("[a] RUN x", &outcome, took, false);
         assert_eq!(
-            line(StepOutcome::Ran { reason: "first time".into() }),
+            line(StepOutcome::Ran { why: "first time".into() }),
             "[a] RUN x  DONE 1.2s because: first time"
         );
-        let cached = StepOutcome::Cached { from: "shared cache".into(), saved: Duration::ZERO };
-        assert_eq!(line(cached), "[a] RUN x  CACHED (shared cache)");
+        let cached = |found| StepOutcome::Cached {
+            from: "shared cache".into(),
+            saved: Duration::ZERO,
+            origin: Origin { found, ..Origin::default() },
+        };
+        assert_eq!(line(cached(Found::Exact)), "[a] RUN x  CACHED (shared cache)");
+        assert_eq!(
+            line(cached(Found::Traced)),
+            "[a] RUN x  CACHED (shared cache; it read nothing that changed)"
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Built;
 use super::sanitize::sanitize;
 use crate::bytes::ByteSize;
-use crate::event::{HitDifference, StepOutcome, Summary};
+use crate::event::{Found, HitDifference, StepOutcome, Summary};
 
 /// As many paths of one step are named where people read.
 const DIFFERENCES_SHOWN: usize = 10;
@@ -63,14 +63,20 @@ pub(super) fn verified(name: &str, differences: &[HitDifference]) -> Option<Stri
 /// How a step ended, in a few words.
 pub(super) fn outcome(outcome: &StepOutcome, took: Duration) -> String {
     match outcome {
-        StepOutcome::Cached { from, saved } if *saved >= Duration::from_millis(100) => {
-            format!("CACHED ({from}, saved {})", duration(*saved))
+        StepOutcome::Cached { from, saved, origin } => {
+            let mut text = format!("CACHED ({from}");
+            if *saved >= Duration::from_millis(100) {
+                text += &format!(", saved {}", duration(*saved));
+            }
+            if origin.found == Found::Traced {
+                text += "; it read nothing that changed";
+            }
+            text + ")"
         }
-        StepOutcome::Cached { from, .. } => format!("CACHED ({from})"),
         StepOutcome::Ran { .. } | StepOutcome::Done => format!("DONE {}", duration(took)),
         StepOutcome::Failed => format!("FAILED after {}", duration(took)),
         StepOutcome::Cancelled => "CANCELLED".to_owned(),
-        StepOutcome::WouldRun { reason } => format!("WOULD RUN: {reason}"),
+        StepOutcome::WouldRun { why } => format!("WOULD RUN: {}", why.reason),
     }
 }
 
