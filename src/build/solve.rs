@@ -272,7 +272,6 @@ impl Solver<'_> {
             }
         }
         keys.exact = Some(exact.clone());
-        let before = self.before.steps.iter().find(|before| before.slot == step.slot);
         let why = if stage.no_cache {
             let causes = vec![Cause { kind: CauseKind::Disabled, name: String::new() }];
             Why { causes, ..Why::from("the cache is switched off for it") }
