@@ -67,7 +67,8 @@ fn soak(lab: Lab, storage: String, s3: Option<S3>, mut chance: Chance) {
     let started = Instant::now();
     let (mut faults, mut builds) = (0, 0);
     // On a busy machine it takes longer to do enough.
-    let is_enough = || told.blobs().len() >= ACKNOWLEDGED_MIN || started.elapsed() > 10 * time();
+    let is_enough =
+        || told.blobs().len().min(told.reads()) >= ACKNOWLEDGED_MIN || started.elapsed() > 10 * time();
     while started.elapsed() < time() || !is_enough() {
         std::thread::sleep(Duration::from_millis(chance.below(600)));
         world.revive();
@@ -97,6 +98,7 @@ fn soak(lab: Lab, storage: String, s3: Option<S3>, mut chance: Chance) {
         told.refused()
     );
     assert!(blobs.len() >= ACKNOWLEDGED_MIN, "too little was done: {} blobs", blobs.len());
+    assert!(told.reads() >= ACKNOWLEDGED_MIN, "too little was done: {} reads", told.reads());
     let lost = client::lost(&at_the_end, &blobs, &records);
     assert!(lost.is_empty(), "acknowledged, and lost: {lost:#?}");
     world.verify();

@@ -249,6 +249,13 @@ async fn documents(store: &dyn Backend, names_are_paths: bool) {
     assert!(store.remove_document(&tag, Expected::Anything).await.unwrap());
     assert_eq!(store.read_document(&tag).await.unwrap(), None);
     assert_eq!(store.list_documents(&folder, None, 1).await.unwrap(), all[..1]);
+    // What was removed can be written again, and removed again in the state in which it is.
+    for _ in 0..2 {
+        let again = store.write_document(&tag, "five".into(), Expected::Absent).await.unwrap().unwrap();
+        assert_eq!(store.write_document(&tag, "six".into(), Expected::Absent).await.unwrap(), None);
+        assert!(store.remove_document(&tag, unchanged(&again)).await.unwrap());
+        assert_eq!(store.read_document(&tag).await.unwrap(), None);
+    }
 }
 
 #[tokio::test]

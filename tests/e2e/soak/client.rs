@@ -1,6 +1,6 @@
 //! A client of the native API that notes what it was told, and looks at what it gets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -43,6 +43,16 @@ impl Told {
         self.records.lock().unwrap().values().cloned().collect()
     }
 
+    /// The number of a blob, or of a record, that was acknowledged.
+    fn some(&self, chance: &mut Chance, is_record: bool) -> Option<u64> {
+        let seeds: Vec<u64> = if is_record {
+            self.records.lock().unwrap().keys().copied().collect()
+        } else {
+            self.blobs.lock().unwrap().keys().copied().collect()
+        };
+        (!seeds.is_empty()).then(|| *chance.of(&seeds))
+    }
+
     pub(super) fn reads(&self) -> usize {
         self.reads.load(Ordering::SeqCst)
     }
@@ -59,7 +69,8 @@ impl Client {
     pub(super) fn start(number: usize, addresses: Vec<String>, told: Arc<Told>, chance: Chance) -> Self {
         let run = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let mut client = Speaker { addresses, told, chance };
+            let (stores, http) = (HashMap::new(), reqwest::Client::new());
+            let mut client = Speaker { addresses, told, chance, stores, http };
             runtime.block_on(async move {
                 while !client.told.is_over.load(Ordering::SeqCst) {
                     client.act().await;
@@ -82,27 +93,66 @@ struct Speaker {
     addresses: Vec<String>,
     told: Arc<Told>,
     chance: Chance,
+    stores: HashMap<String, HttpStore>,
+    /// Verifies nothing.
+    http: reqwest::Client,
 }
 
 impl Speaker {
     /// One thing, with any of the servers, near or far.
     async fn act(&mut self) {
         let address = self.chance.of(&self.addresses).clone();
-        let store = store(&address);
-        let seed = self.chance.below(CONTENTS);
+        let store = self.stores.entry(address.clone()).or_insert_with(|| store(&address)).clone();
+        let mut seed = self.chance.below(CONTENTS);
         let told = Arc::clone(&self.told);
         let done = match self.chance.below(6) {
             0 => within(write(&told, &store, seed)).await,
             1 => within(write_record(&told, &store, seed)).await,
-            2 => within(read_record(&told, &store, seed)).await,
-            3 => within(read_part(&told, &address, seed, self.chance.below(50_000))).await,
-            _ => within(read(&told, &address, seed)).await,
+            what => {
+                // Mostly something that is there.
+                if self.chance.below(4) > 0 {
+                    seed = told.some(&mut self.chance, what == 2).unwrap_or(seed);
+                }
+                let start = self.chance.below(50_000);
+                match what {
+                    2 => within(read_record(&told, &store, seed)).await,
+                    3 => within(self.read_part(&address, seed, start)).await,
+                    _ => within(self.read(&address, seed)).await,
+                }
+            }
         };
         if done.is_none() {
             told.refused.fetch_add(1, Ordering::SeqCst);
             // Whom a dead server refuses would otherwise do nothing else but ask.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// What a client gets that verifies nothing: an answer that comes to its end is right.
+    async fn read(&self, address: &str, seed: u64) -> Option<()> {
+        let (expected, digest) = (content(seed), digest(seed));
+        let response = self.http.get(format!("http://{address}/api/v1/blobs/{digest}")).send().await.ok()?;
+        if response.status() == 404 {
+            return Some(());
+        }
+        let bytes = response.error_for_status().ok()?.bytes().await.ok()?;
+        assert!(bytes == expected, "wrong content was read from {address}: {digest}");
+        self.told.reads.fetch_add(1, Ordering::SeqCst);
+        Some(())
+    }
+
+    async fn read_part(&self, address: &str, seed: u64, start: u64) -> Option<()> {
+        let (expected, digest) = (content(seed), digest(seed));
+        let request = self.http.get(format!("http://{address}/api/v1/blobs/{digest}"));
+        let response = request.header("range", format!("bytes={start}-")).send().await.ok()?;
+        if response.status() != 206 {
+            return Some(());
+        }
+        let bytes = response.bytes().await.ok()?;
+        let start = usize::try_from(start).unwrap();
+        assert!(bytes == expected[start..], "a wrong part was read from {address}: {digest} from {start}");
+        self.told.reads.fetch_add(1, Ordering::SeqCst);
+        Some(())
     }
 }
 
@@ -163,36 +213,6 @@ async fn read_record(told: &Told, store: &HttpStore, seed: u64) -> Option<()> {
         assert_eq!(found, record, "another record than was written");
         told.reads.fetch_add(1, Ordering::SeqCst);
     }
-    Some(())
-}
-
-/// What a client gets that verifies nothing: an answer that comes to its end is right.
-async fn read(told: &Told, address: &str, seed: u64) -> Option<()> {
-    let (expected, digest) = (content(seed), digest(seed));
-    let url = format!("http://{address}/api/v1/blobs/{digest}");
-    let response = reqwest::get(url).await.ok()?;
-    if response.status() == 404 {
-        return Some(());
-    }
-    let response = response.error_for_status().ok()?;
-    let bytes = response.bytes().await.ok()?;
-    assert!(bytes == expected, "wrong content was read from {address}: {digest}");
-    told.reads.fetch_add(1, Ordering::SeqCst);
-    Some(())
-}
-
-async fn read_part(told: &Told, address: &str, seed: u64, start: u64) -> Option<()> {
-    let (expected, digest) = (content(seed), digest(seed));
-    let url = format!("http://{address}/api/v1/blobs/{digest}");
-    let request = reqwest::Client::new().get(url).header("range", format!("bytes={start}-"));
-    let response = request.send().await.ok()?;
-    if response.status() != 206 {
-        return Some(());
-    }
-    let bytes = response.bytes().await.ok()?;
-    let start = usize::try_from(start).unwrap();
-    assert!(bytes == expected[start..], "a wrong part was read from {address}: {digest} from {start}");
-    told.reads.fetch_add(1, Ordering::SeqCst);
     Some(())
 }
 

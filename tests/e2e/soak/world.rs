@@ -186,7 +186,10 @@ impl World {
         let dockerfile = format!(
             "FROM busybox\nRUN seq {number} 20000 > /one\nRUN sort -r -n /one > /two\nCOPY --from=busybox /bin/busybox /three\n"
         );
-        let build = self.lab.build(&dockerfile).option_path("--output", "", &output);
+        // One of its own: another build may be about to read its.
+        let file = format!("{}.Dockerfile", self.built);
+        let build = self.lab.build("FROM scratch\n").option_path("--output", "", &output);
+        let build = build.option_path("--file", "", self.lab.file(&file, dockerfile).path(&file));
         let build = build.option("--cache", format!("http://{}", chance.of(&self.addresses())));
         let local = self.lab.context.path(format!("runner-{}", self.built));
         let child = build.env("CROSSDOCK_LOCAL", &local).spawn();
