@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
+
 use super::chain::Chain;
 use super::error::BuildError;
 use super::inputs::InputTree;
@@ -153,21 +155,14 @@ impl Solver<'_> {
 
     /// Which of the latest records saw most of what would be seen today, and what it saw otherwise.
     async fn nearest(&self, records: &[Record], trees: &[&Tree]) -> Option<(Preimage, Vec<Difference>)> {
-        let mut nearest: Option<(Preimage, Vec<Difference>)> = None;
-        let mut compared = HashSet::new();
-        for record in records {
-            if compared.len() >= COMPARED_MAX {
-                break;
-            }
-            if !compared.insert(record.preimage.key()) {
-                continue;
-            }
-            let Some(differences) = self.differences(record, trees).await else { continue };
-            if nearest.as_ref().is_none_or(|(_, fewest)| differences.len() < fewest.len()) {
-                nearest = Some((record.preimage.clone(), differences));
-            }
-        }
-        nearest
+        let mut known = HashSet::new();
+        let is_new = |record: &&Record| known.insert(record.preimage.key());
+        let compared: Vec<&Record> = records.iter().filter(is_new).take(COMPARED_MAX).collect();
+        let differences = join_all(compared.iter().map(|record| self.differences(record, trees))).await;
+        let pairs = compared.into_iter().zip(differences);
+        let found = pairs.filter_map(|(record, differences)| Some((record.preimage.clone(), differences?)));
+        // Of several that are as near it is the latest.
+        found.min_by_key(|(_, differences)| differences.len())
     }
 
     /// What is seen otherwise today than when `record` was made.

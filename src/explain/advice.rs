@@ -254,17 +254,17 @@ fn reads_elsewhere(run: &Run, earlier: &Run, listed: &ReadPath) -> bool {
 async fn of_variables(cache: &Cache, records: &[Record]) -> Vec<(Vec<String>, Duration)> {
     let mut found = Vec::new();
     let mut counted = HashSet::new();
-    for (number, newer) in records.iter().enumerate() {
+    for newer in records {
         let run = (newer.created.seconds, newer.created.nanos);
         if !is_kind(newer, "run") || counted.contains(&run) {
             continue;
         }
-        for older in &records[number + 1..] {
+        for older in records {
             let is_earlier = (older.created.seconds, older.created.nanos) < run;
             let Some(names) = only_variables(&older.preimage, &newer.preimage).filter(|_| is_earlier) else {
                 continue;
             };
-            if older.log == newer.log && contents(cache, older).await == contents(cache, newer).await {
+            if older.log == newer.log && have_same_contents(cache, older, newer).await {
                 counted.insert(run);
                 found.push((names, took(newer)));
                 break;
@@ -272,6 +272,14 @@ async fn of_variables(cache: &Cache, records: &[Record]) -> Vec<(Vec<String>, Du
         }
     }
     found
+}
+
+/// Whether two records are known to add the same files.
+async fn have_same_contents(cache: &Cache, one: &Record, other: &Record) -> bool {
+    match (contents(cache, one).await, contents(cache, other).await) {
+        (Some(one), Some(other)) => one == other,
+        _ => false,
+    }
 }
 
 /// The names of the variables that are different, if nothing else is.

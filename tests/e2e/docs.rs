@@ -56,7 +56,11 @@ fn asked(command: &str) -> Option<(Vec<String>, Vec<String>)> {
     let subcommands = rest
         .iter()
         .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-'))
-        .take(if matches!(rest.first(), Some(&"cache" | &"token" | &"admin" | &"policy")) { 2 } else { 1 })
+        .take(if matches!(rest.first(), Some(&"cache" | &"inspect" | &"token" | &"admin" | &"policy")) {
+            2
+        } else {
+            1
+        })
         .map(ToString::to_string)
         .collect();
     let flags = rest

@@ -254,3 +254,17 @@ fn without_records_there_is_no_advice() {
         .success()
         .says("nothing that the records of earlier builds show");
 }
+
+/// Builds of one Dockerfile under two names do not get in each other's way: their records are told apart.
+#[test]
+fn the_name_of_a_build_leads_to_its_records() {
+    let lab = lab();
+    lab.build(DOCKERFILE).args(["--tag", "here.example/app:1"]).success();
+    lab.file("new", "1");
+    let causes = |options: &[&str]| explained(&lab, DOCKERFILE, options)[0]["causes"].clone();
+    assert_eq!(causes(&[]), serde_json::json!([{"kind": "first"}]));
+    assert_eq!(
+        causes(&["--tag", "here.example/app:2"]),
+        serde_json::json!([{"kind": "file", "name": "/src/new"}])
+    );
+}
