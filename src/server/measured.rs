@@ -17,8 +17,8 @@ use super::metrics::SECONDS;
 use crate::digest::Digest;
 use crate::record::{Bundle, BundleName, Key, Record, Scope};
 use crate::store::{
-    Backend, BlobSource, Document, DocumentName, Expected, LeaseAnswer, Part, Store, StoreError, Stored,
-    Version,
+    Backend, BlobFile, BlobSource, Document, DocumentName, Expected, LeaseAnswer, Part, Store, StoreError,
+    Stored, Version,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -94,6 +94,7 @@ macro_rules! measured {
     };
 }
 
+#[deny(clippy::missing_trait_methods, reason = "what is not passed on is lost silently")]
 #[async_trait]
 impl Store for Measured {
     fn location(&self) -> String {
@@ -106,6 +107,10 @@ impl Store for Measured {
 
     fn vouches_for_records(&self) -> bool {
         self.inner.vouches_for_records()
+    }
+
+    fn requests_begin_with(&self) -> Option<&str> {
+        self.inner.requests_begin_with()
     }
 
     async fn missing_blobs(&self, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {
@@ -172,10 +177,19 @@ impl Store for Measured {
     }
 }
 
+#[deny(clippy::missing_trait_methods, reason = "what is not passed on is lost silently")]
 #[async_trait]
 impl Backend for Measured {
     async fn adopt_file(&self, digest: &Digest, path: &Path) -> Result<bool, StoreError> {
         measured!(self, adopt_file(digest, path))
+    }
+
+    async fn open_file(&self, digest: &Digest) -> Result<Option<BlobFile>, StoreError> {
+        measured!(self, open_file(digest))
+    }
+
+    fn verified_file(&self, digest: &Digest, blob: &BlobFile) {
+        self.inner.verified_file(digest, blob);
     }
 
     async fn remove_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
