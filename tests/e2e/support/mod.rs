@@ -75,7 +75,9 @@ impl Context {
             .tempdir()
             .unwrap();
         let program = root.path().join("crossdock");
-        std::fs::copy(env!("CARGO_BIN_EXE_crossdock"), &program).unwrap();
+        // By another process: whatever this one starts meanwhile would have the copy open for writing, and it could not run.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_crossdock")).arg(&program).status();
+        assert!(copied.unwrap().success());
         let context = Self { root, program, user: Some(uid) };
         context.populate();
         for path in [".", "home", "xdg", "tmp"] {
