@@ -8,8 +8,8 @@ use crate::record::Preimage;
 /// Why there was no record for a step: the sentence, and all that is different from `before`, which is the nearest
 /// record if there is one.
 ///
-/// What the step would see otherwise (`changes.seen`, if not `None`) is compared with a record of the same definition,
-/// which then is the nearest one: nothing else is different from that.
+/// `traced` is a record of the same definition, if there is one, and `changes.seen` what the step would see otherwise than
+/// there. It is the nearest one then: nothing else is different from that.
 pub fn why(before: Option<&Preimage>, now: &Preimage, changes: &Changes, traced: Option<&Preimage>) -> Why {
     if let Some(traced) = traced {
         let mut differences: Vec<&Difference> = changes.seen.iter().collect();
