@@ -104,6 +104,14 @@ impl<V: View> Unpacker<'_, '_, V> {
             return Err(self.error(format!("the entry `{}` leads out of the archive", display(raw))));
         }
         let cleaned = clean(raw);
+        let refused = |problem: &str| {
+            let shown: String = display(raw).chars().take(200).collect();
+            self.error(format!("the entry `{shown}` {problem}"))
+        };
+        // Before anything is looked up: what is too deep would take long.
+        if let Some(problem) = path_problem(&cleaned) {
+            return Err(refused(problem));
+        }
         let above = resolve(&*self.staging, &self.root, parent(&cleaned), true)?;
         if !above.is_empty() && lookup(&*self.staging, &above).is_none() {
             self.check_links(raw, parent(&cleaned))?;
@@ -111,10 +119,7 @@ impl<V: View> Unpacker<'_, '_, V> {
         let place = join(&above, base_name(&cleaned));
         match path_problem(&place) {
             None => Ok(place),
-            Some(problem) => {
-                let shown: String = display(raw).chars().take(200).collect();
-                Err(self.error(format!("the entry `{shown}` {problem}")))
-            }
+            Some(problem) => Err(refused(problem)),
         }
     }
 
@@ -124,9 +129,9 @@ impl<V: View> Unpacker<'_, '_, V> {
         for component in components(directory) {
             here = join(&here, component);
             let link = resolve(&*self.staging, &self.root, &here, false)?;
-            let Some(Node { kind: EntryKind::Symlink { target }, .. }) = lookup(&*self.staging, &link) else {
-                continue;
-            };
+            // Below what is not there, nothing is.
+            let Some(node) = lookup(&*self.staging, &link) else { break };
+            let EntryKind::Symlink { target } = node.kind else { continue };
             let end = resolve(&*self.staging, &self.root, &here, true)?;
             if end != self.root && lookup(&*self.staging, &end).is_none() {
                 return Err(self.error(format!(
