@@ -21,8 +21,8 @@ use super::policy::{AnonymousConfig, OidcConfig};
 use crate::bytes::ByteSize;
 use crate::registry;
 use crate::server::{
-    self, Anonymous, GcPolicy, Issuer, Limits, MirrorSource, NewToken, Otlp, Policy, RepositoryPattern, Rule,
-    ScopePattern, Server, Settings, Shutdown, Storage, StorageKind, Tenant, Tls, Token, TokenError, Tokens,
+    self, Anonymous, GcPolicy, Grant, Issuer, Limits, MirrorSource, Otlp, Policy, Rule, Server, Settings,
+    Shutdown, Storage, StorageKind, Tls, Token, TokenError, Tokens,
 };
 use crate::store::url::{StoreUrl, StoreUrlError, parse};
 
@@ -157,16 +157,8 @@ async fn first_token(settings: &Settings, storage: &Storage) -> Result<Option<St
     if settings.no_auth || !tokens.is_empty().await.map_err(token_error)? {
         return Ok(None);
     }
-    let everything = NewToken {
-        name: "first".to_owned(),
-        tenant: Tenant::default(),
-        read: vec![ScopePattern::Any],
-        write: vec![ScopePattern::Any],
-        pull: vec![RepositoryPattern::any()],
-        push: vec![RepositoryPattern::any()],
-        lifetime: None,
-    };
-    let (text, _) = tokens.create(everything).await.map_err(token_error)?;
+    let everything = Grant { name: "first".to_owned(), ..Grant::everything() };
+    let (text, _) = tokens.create(everything, None).await.map_err(token_error)?;
     Ok(Some(text))
 }
 
@@ -360,7 +352,8 @@ pub(super) fn token(command: &TokenCommand, environment: &Environment) -> Result
     let tokens = Tokens::new(open(storage(args, environment)?, environment)?.system(), time);
     match command {
         TokenCommand::Create(args) => {
-            let (text, token) = runtime.block_on(tokens.create(new(args))).map_err(token_error)?;
+            let (text, token) =
+                runtime.block_on(tokens.create(grant(args), args.expires)).map_err(token_error)?;
             super::print(&format!("{text}\n"))?;
             let _ = writeln!(std::io::stderr(), "{}; this is the only time that it is shown", told(&token));
         }
@@ -386,15 +379,14 @@ pub(super) fn token(command: &TokenCommand, environment: &Environment) -> Result
     Ok(ExitStatus::Success)
 }
 
-fn new(args: &TokenCreateCommand) -> NewToken {
-    NewToken {
+fn grant(args: &TokenCreateCommand) -> Grant {
+    Grant {
         name: args.name.clone(),
         tenant: args.tenant.clone(),
         read: args.read.clone(),
         write: args.write.clone(),
         pull: args.pull.clone(),
         push: args.push.clone(),
-        lifetime: args.expires,
     }
 }
 
@@ -414,26 +406,28 @@ fn told(token: &Token) -> String {
             format!(", ends in {}", super::report::duration(left.unwrap_or_default()))
         }
     };
-    let name = super::report::sanitize(token.name.as_bytes(), false);
+    let grant = &token.grant;
+    let name = super::report::sanitize(grant.name.as_bytes(), false);
     format!(
         "{name}: tenant {}, reads {}, writes {}, pulls {}, pushes {}{end}",
-        token.tenant,
-        list(&token.read),
-        list(&token.write),
-        list(&token.pull),
-        list(&token.push)
+        grant.tenant,
+        list(&grant.read),
+        list(&grant.write),
+        list(&grant.pull),
+        list(&grant.push)
     )
 }
 
 fn shown(token: &Token) -> serde_json::Value {
+    let grant = &token.grant;
     json!({
         "id": token.id,
-        "name": token.name,
-        "tenant": token.tenant.as_str(),
-        "read": token.read.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "write": token.write.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "pull": token.pull.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "push": token.push.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "name": grant.name,
+        "tenant": grant.tenant.as_str(),
+        "read": grant.read.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "write": grant.write.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "pull": grant.pull.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "push": grant.push.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "created": token.created,
         "expires": token.expires,
     })

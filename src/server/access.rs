@@ -13,6 +13,7 @@ use super::error::Refusal;
 use super::identity::Grant;
 use super::metrics::Caller;
 use super::{oci, session};
+use crate::record::Scope;
 use crate::store::Backend;
 
 /// The longest credentials: an OIDC token has some 2 KiB.
@@ -27,28 +28,40 @@ pub(super) struct Access {
     pub(super) backend: Arc<dyn Backend>,
 }
 
+impl Access {
+    /// Refuses who may not write records of `scope`.
+    pub(super) fn may_write(&self, scope: &Scope) -> Result<(), Refusal> {
+        if self.grant.may_write(scope) {
+            Ok(())
+        } else {
+            Err(Refusal::denied(format!("this token may not write to the scope `{scope}`")))
+        }
+    }
+
+    /// Refuses who may write nothing.
+    pub(super) fn may_upload(&self) -> Result<(), Refusal> {
+        if self.grant.may_upload() {
+            Ok(())
+        } else {
+            Err(Refusal::denied("this token may not write anything"))
+        }
+    }
+}
+
 /// Finds out who asks, or refuses.
-pub(super) async fn identify(
-    State(server): State<Arc<Server>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+pub(super) async fn identify(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
     let anonymous = server.settings.anonymous.as_ref().map(Grant::of_anybody);
     let access = match access(&server, request.headers(), anonymous).await {
         Ok(access) => access,
         Err(refusal) => return refusal.into_response(),
     };
-    let caller = Caller { name: access.grant.name.clone(), tenant: access.grant.tenant.clone() };
-    request.extensions_mut().insert(access);
-    let mut response = next.run(request).await;
-    response.extensions_mut().insert(caller);
-    response
+    go_on(access, request, next).await
 }
 
 /// The same for the registry, which has errors of its own.
 pub(super) async fn identify_registry(
     State(server): State<Arc<Server>>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
     // Docker's clients ask without a token first, and give one only if they are refused.
@@ -59,6 +72,11 @@ pub(super) async fn identify_registry(
         }
         Err(refusal) => return refusal.into_response(),
     };
+    go_on(access, request, next).await
+}
+
+/// Gives the request who asks, and the answer too, for the log.
+async fn go_on(access: Access, mut request: Request, next: Next) -> Response {
     let caller = Caller { name: access.grant.name.clone(), tenant: access.grant.tenant.clone() };
     request.extensions_mut().insert(access);
     let mut response = next.run(request).await;

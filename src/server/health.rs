@@ -93,7 +93,7 @@ fn answer(obstacle: Option<String>) -> Response {
 
 async fn metrics(State(server): State<Arc<Server>>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    server.metrics.process(Process::read(), server.health.obstacle().is_none());
+    server.metrics.process(Process::read(), server.uploads.len(), server.health.obstacle().is_none());
     ([(header::CONTENT_TYPE, kind)], server.metrics.text()).into_response()
 }
 

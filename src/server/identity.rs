@@ -188,7 +188,7 @@ impl fmt::Display for RepositoryPattern {
 }
 
 /// What a request may do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// For the log: the token's name.
     pub name: String,
@@ -206,7 +206,7 @@ pub struct Grant {
 
 impl Grant {
     /// What everybody may do who is not asked who they are.
-    pub(super) fn everything() -> Self {
+    pub fn everything() -> Self {
         Self {
             name: "anybody".to_owned(),
             tenant: Tenant::default(),

@@ -114,7 +114,7 @@ pub(super) struct Metrics {
     failed_connections: Family<FailureLabels, Counter>,
     lookups: Family<LookupLabels, Counter>,
     bytes: Family<ByteLabels, Counter>,
-    pub(super) uploads: Gauge,
+    uploads: Gauge,
     uploads_max: Gauge,
     pub(super) damaged: Counter,
     ready: Gauge,
@@ -324,8 +324,8 @@ impl Metrics {
         self.disk_size.get_or_create(&labels).set(signed(size));
     }
 
-    /// What is known of the process now.
-    pub(super) fn process(&self, process: Process, is_ready: bool) {
+    /// What is known of the process and of its unfinished uploads now.
+    pub(super) fn process(&self, process: Process, uploads: usize, is_ready: bool) {
         let figures = &self.process;
         figures.resident.set(signed(process.resident_bytes));
         figures.cpu.inner().store(process.cpu_seconds.to_bits(), Ordering::Relaxed);
@@ -336,6 +336,7 @@ impl Metrics {
             figures.tasks.set(signed(runtime.num_alive_tasks() as u64));
             figures.tasks_waiting.set(signed(runtime.global_queue_depth() as u64));
         }
+        self.uploads.set(signed(uploads as u64));
         self.ready.set(i64::from(is_ready));
     }
 

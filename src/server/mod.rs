@@ -47,7 +47,7 @@ pub use oci::{MirrorSource, MirrorSourceError};
 pub use oidc::{Claims, Decision, Issuer, Policy, PolicyError, Preset, Rule, Verdict};
 pub use settings::{Anonymous, Limits, Settings, Tls};
 pub use storage::{Storage, StorageKind};
-pub use tokens::{NewToken, Token, TokenError, Tokens};
+pub use tokens::{Token, TokenError, Tokens};
 pub use traces::Otlp;
 
 /// What all requests share.

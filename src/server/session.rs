@@ -18,7 +18,7 @@ use super::access::credentials;
 use super::body::Incoming;
 use super::error::Refusal;
 use super::oidc::{Claims, OidcError, TOKEN_BYTES_MAX, Verdict};
-use super::tokens::{Kind, NewToken, TokenError};
+use super::tokens::{Kind, TokenError};
 use crate::digest::Digest;
 use crate::record::Scope;
 
@@ -104,17 +104,9 @@ async fn open(server: &Server, id_token: &str) -> Result<Session, Refusal> {
     if !server.tokens.use_once(&proof(id_token, &claims), end).await? {
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, "used", "the identity token was used before"));
     }
-    let new = NewToken {
-        name: grant.name,
-        tenant: grant.tenant,
-        read: grant.read,
-        write: grant.write,
-        pull: grant.pull,
-        push: grant.push,
-        lifetime: Some(LIFETIME),
-    };
-    let (text, made) = server.tokens.create_as(Kind::Session, new).await.map_err(refused)?;
-    Ok(Session { token: text, tenant: made.tenant.to_string(), read, write })
+    let created = server.tokens.create_as(Kind::Session, grant, Some(LIFETIME)).await;
+    let (text, made) = created.map_err(refused)?;
+    Ok(Session { token: text, tenant: made.grant.tenant.to_string(), read, write })
 }
 
 /// Names a token: by its id if it has one, since the same token can be written in several ways.

@@ -5,6 +5,8 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
 
 use super::Server;
 use super::access::Access;
@@ -18,9 +20,62 @@ const PIECE: u64 = 128 << 10;
 /// The same where each piece is a question to somewhere else.
 const FAR_PIECE: u64 = 1 << 20;
 
+/// A question about a blob that is there.
+pub(super) struct Question<'q> {
+    /// How the figures call the protocol.
+    pub(super) protocol: &'static str,
+    pub(super) digest: Digest,
+    /// Length of the blob.
+    pub(super) size: u64,
+    /// `GET` or `HEAD`.
+    pub(super) method: &'q Method,
+    /// The header `Range`.
+    pub(super) range: Option<&'q str>,
+    /// Where the connection can send files by itself.
+    pub(super) outlet: Option<&'q Outlet>,
+}
+
+/// What is said of every blob.
+pub(super) fn headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers
+}
+
+/// All of a blob, or the range that is asked for, with these headers and those that say what it is.
+pub(super) async fn answer(
+    server: Arc<Server>,
+    access: Access,
+    question: Question<'_>,
+    mut headers: HeaderMap,
+) -> Result<Response, StoreError> {
+    let Question { protocol, digest, size, method, range: asked, outlet } = question;
+    let (status, range) = match asked.map(|text| range(text, size)) {
+        None | Some(Asked::Everything) => (StatusCode::OK, 0..size),
+        Some(Asked::Part(part)) => (StatusCode::PARTIAL_CONTENT, part),
+        Some(Asked::Nothing) => {
+            let range = [(header::CONTENT_RANGE, format!("bytes */{size}"))];
+            return Ok((StatusCode::RANGE_NOT_SATISFIABLE, range).into_response());
+        }
+    };
+    headers.insert(header::CONTENT_LENGTH, (range.end - range.start).into());
+    if status == StatusCode::PARTIAL_CONTENT
+        && let Ok(value) = format!("bytes {}-{}/{size}", range.start, range.end - 1).parse()
+    {
+        headers.insert(header::CONTENT_RANGE, value);
+    }
+    if method == Method::HEAD {
+        return Ok((status, headers).into_response());
+    }
+    server.metrics.sent(protocol, range.end - range.start);
+    let body = blob(server, access, digest, range, size, outlet).await?;
+    Ok((status, headers, body).into_response())
+}
+
 /// The bytes of a range, a piece at a time. A whole blob is verified on its way, if it was not lately and unchanged
 /// since: if it is damaged, the answer breaks off before its end, and the blob is absent from then on.
-pub(super) async fn blob(
+async fn blob(
     server: Arc<Server>,
     access: Access,
     digest: Digest,
@@ -54,7 +109,7 @@ fn from_file(
         let (server, access, blob) = (Arc::clone(&server), access.clone(), Arc::clone(&blob));
         async move {
             if range.is_empty() {
-                return Ok(None);
+                return Ok::<_, std::io::Error>(None);
             }
             let end = range.end.min(range.start + PIECE);
             let (start, opened) = (range.start, Arc::clone(&blob));
@@ -72,10 +127,7 @@ fn from_file(
             if end < range.end {
                 return Ok(Some((piece, (end..range.end, Some(hasher)))));
             }
-            if hasher.finish() != digest {
-                damaged(&server, &access, &digest).await;
-                return Err(std::io::Error::other("the blob is damaged"));
-            }
+            verify(&server, &access, &digest, hasher).await?;
             access.backend.verified_file(&digest, &blob);
             Ok(Some((piece, (end..range.end, None))))
         }
@@ -113,26 +165,28 @@ fn from_elsewhere(
             if end < range.end {
                 return Ok(Some((piece, (end..range.end, Some(hasher)))));
             }
-            if hasher.finish() != digest {
-                damaged(&server, &access, &digest).await;
-                return Err(std::io::Error::other("the blob is damaged"));
-            }
+            verify(&server, &access, &digest, hasher).await?;
             Ok(Some((piece, (end..range.end, None))))
         }
     }))
 }
 
-async fn damaged(server: &Server, access: &Access, digest: &Digest) {
+/// Whether what was sent is the blob. If not, it is put aside, and the answer breaks off.
+async fn verify(server: &Server, access: &Access, digest: &Digest, sent: Hasher) -> std::io::Result<()> {
+    if sent.finish() == *digest {
+        return Ok(());
+    }
     server.metrics.damaged.inc();
     tracing::error!(%digest, tenant = %access.grant.tenant, "a blob is damaged, and is put aside");
     if let Err(error) = access.backend.quarantine_blob(digest).await {
         tracing::error!(%digest, error = crate::hint::with_causes(&error), "it could not be put aside");
     }
+    Err(std::io::Error::other("the blob is damaged"))
 }
 
 /// What a `Range` header asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+enum Asked {
     /// What is no range, or several: the header is ignored (RFC 9110, 14.2).
     Everything,
     /// Some bytes.
@@ -142,7 +196,7 @@ pub(super) enum Asked {
 }
 
 /// Reads a `Range` header about a blob of `size` bytes.
-pub(super) fn range(text: &str, size: u64) -> Asked {
+fn range(text: &str, size: u64) -> Asked {
     let Some((first, last)) = text.strip_prefix("bytes=").and_then(|range| range.trim().split_once('-'))
     else {
         return Asked::Everything;

@@ -74,16 +74,15 @@ impl Running {
     ) -> String {
         let scopes = |patterns: &[&str]| patterns.iter().map(|text| text.parse().unwrap()).collect();
         let repositories = |patterns: &[&str]| patterns.iter().map(|text| text.parse().unwrap()).collect();
-        let new = NewToken {
+        let grant = Grant {
             name: "test".to_owned(),
             tenant: tenant.parse().unwrap(),
             read: scopes(read),
             write: scopes(write),
             pull: repositories(pull),
             push: repositories(push),
-            lifetime: None,
         };
-        self.tokens.create(new).await.unwrap().0
+        self.tokens.create(grant, None).await.unwrap().0
     }
 
     fn store(&self, token: &str) -> HttpStore {

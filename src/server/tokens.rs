@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::identity::{Grant, RepositoryPattern, ScopePattern, Tenant};
+use super::identity::Grant;
 use crate::digest::Digest;
 use crate::store::{Backend, Clock, DocumentName, Expected, StoreError};
 
@@ -58,18 +58,9 @@ pub struct Token {
     /// Names it: the part between the prefix and the secret.
     #[serde(skip)]
     pub id: String,
-    /// What people call it.
-    pub name: String,
-    /// Whose storage it opens.
-    pub tenant: Tenant,
-    /// The scopes whose records it may read.
-    pub read: Vec<ScopePattern>,
-    /// The scopes whose records it may write.
-    pub write: Vec<ScopePattern>,
-    /// The repositories that it may pull from.
-    pub pull: Vec<RepositoryPattern>,
-    /// The repositories that it may push to.
-    pub push: Vec<RepositoryPattern>,
+    /// What people call it, and what it opens.
+    #[serde(flatten)]
+    pub grant: Grant,
     /// When it was made, in seconds since 1970.
     pub created: u64,
     /// When it ends, in seconds since 1970; never if there is nothing.
@@ -83,36 +74,6 @@ impl Token {
     pub fn is_over(&self, now: SystemTime) -> bool {
         self.expires.is_some_and(|end| seconds(now) >= end)
     }
-
-    fn grant(&self) -> Grant {
-        Grant {
-            name: self.name.clone(),
-            tenant: self.tenant.clone(),
-            read: self.read.clone(),
-            write: self.write.clone(),
-            pull: self.pull.clone(),
-            push: self.push.clone(),
-        }
-    }
-}
-
-/// What a new token is to be.
-#[derive(Debug, Clone)]
-pub struct NewToken {
-    /// What people call it.
-    pub name: String,
-    /// Whose storage it opens.
-    pub tenant: Tenant,
-    /// The scopes whose records it may read.
-    pub read: Vec<ScopePattern>,
-    /// The scopes whose records it may write.
-    pub write: Vec<ScopePattern>,
-    /// The repositories that it may pull from.
-    pub pull: Vec<RepositoryPattern>,
-    /// The repositories that it may push to.
-    pub push: Vec<RepositoryPattern>,
-    /// How long it is good; for ever if there is nothing.
-    pub lifetime: Option<Duration>,
 }
 
 /// Why something could not be done with tokens.
@@ -155,26 +116,30 @@ impl Tokens {
         Self { store, clock, read: Mutex::default() }
     }
 
-    /// Makes a token; its text is nowhere but in the answer.
-    pub async fn create(&self, new: NewToken) -> Result<(String, Token), TokenError> {
-        self.create_as(Kind::Token, new).await
+    /// Makes a token that is good for `lifetime`, or for ever; its text is nowhere but in the answer.
+    pub async fn create(
+        &self,
+        grant: Grant,
+        lifetime: Option<Duration>,
+    ) -> Result<(String, Token), TokenError> {
+        self.create_as(Kind::Token, grant, lifetime).await
     }
 
     /// Makes a token, or a session.
-    pub(super) async fn create_as(&self, kind: Kind, new: NewToken) -> Result<(String, Token), TokenError> {
+    pub(super) async fn create_as(
+        &self,
+        kind: Kind,
+        grant: Grant,
+        lifetime: Option<Duration>,
+    ) -> Result<(String, Token), TokenError> {
         let id = random(9)?;
         let text = format!("{}{id}.{}", kind.prefix(), random(32)?);
         let created = seconds((self.clock)());
         let token = Token {
             id: id.clone(),
-            name: new.name,
-            tenant: new.tenant,
-            read: new.read,
-            write: new.write,
-            pull: new.pull,
-            push: new.push,
+            grant,
             created,
-            expires: new.lifetime.map(|lifetime| created.saturating_add(lifetime.as_secs())),
+            expires: lifetime.map(|lifetime| created.saturating_add(lifetime.as_secs())),
             digest: Digest::of(&text).hex(),
         };
         let bytes = serde_json::to_vec(&token).unwrap_or_default();
@@ -205,8 +170,10 @@ impl Tokens {
     /// Makes an end of the token with this id, or of all with this name; returns the ids.
     pub async fn revoke(&self, which: &str) -> Result<Vec<String>, TokenError> {
         let tokens = self.list().await?.into_iter();
-        let ids: Vec<_> =
-            tokens.filter(|token| token.id == which || token.name == which).map(|token| token.id).collect();
+        let ids: Vec<_> = tokens
+            .filter(|token| token.id == which || token.grant.name == which)
+            .map(|token| token.id)
+            .collect();
         if ids.is_empty() {
             return Err(TokenError::Unknown(which.to_owned()));
         }
@@ -239,7 +206,7 @@ impl Tokens {
         };
         let digest = Digest::of(text).hex();
         let good = |token: &Token| token.digest == digest && !token.is_over(now);
-        Ok(token.filter(good).map(|token| (format!("{}-{}", kind.folder(), token.id), token.grant())))
+        Ok(token.filter(good).map(|token| (format!("{}-{}", kind.folder(), token.id), token.grant)))
     }
 
     /// Takes note that a proof of identity was used, which is good until `end`; `false` if it was used before. Whoever copies
@@ -325,15 +292,12 @@ mod tests {
     use super::*;
     use crate::store::MemoryStore;
 
-    fn new(lifetime: Option<Duration>) -> NewToken {
-        NewToken {
+    fn grant() -> Grant {
+        Grant {
             name: "ci".to_owned(),
-            tenant: Tenant::default(),
-            read: vec![ScopePattern::Any],
             write: vec!["pr/*".parse().unwrap()],
-            pull: vec![RepositoryPattern::any()],
             push: Vec::new(),
-            lifetime,
+            ..Grant::everything()
         }
     }
 
@@ -342,8 +306,8 @@ mod tests {
         let store = Arc::new(MemoryStore::new());
         let tokens = Tokens::new(store.clone(), SystemTime::now);
         assert!(tokens.is_empty().await.unwrap());
-        let (text, token) = tokens.create(new(None)).await.unwrap();
-        let (over, _) = tokens.create(new(Some(Duration::ZERO))).await.unwrap();
+        let (text, token) = tokens.create(grant(), None).await.unwrap();
+        let (over, _) = tokens.create(grant(), Some(Duration::ZERO)).await.unwrap();
         let (who, grant) = tokens.check(&text).await.unwrap().unwrap();
         assert_eq!(who, format!("tokens-{}", token.id));
         assert_eq!((grant.name.as_str(), grant.write.len()), ("ci", 1));
@@ -370,7 +334,7 @@ mod tests {
     #[tokio::test]
     async fn the_storage_has_no_secret() {
         let store = Arc::new(MemoryStore::new());
-        let (text, _) = Tokens::new(store.clone(), SystemTime::now).create(new(None)).await.unwrap();
+        let (text, _) = Tokens::new(store.clone(), SystemTime::now).create(grant(), None).await.unwrap();
         let secret = text.rsplit('.').next().unwrap();
         let names = store.list_documents(&"tokens".parse().unwrap(), None, 9).await.unwrap();
         for name in names {

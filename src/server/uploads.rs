@@ -70,8 +70,7 @@ impl Uploads {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
-    pub(super) fn len(&self) -> i64 {
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        i64::try_from(sessions.len()).unwrap_or(i64::MAX)
+    pub(super) fn len(&self) -> usize {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }

@@ -86,6 +86,20 @@ impl Visible {
         Ok(answers.into_iter().flatten().collect())
     }
 
+    /// Those of `digests` that whoever asks may see and that are there. What may not be seen is not looked for.
+    pub(super) async fn there(
+        &self,
+        access: &Access,
+        digests: impl IntoIterator<Item = Digest>,
+    ) -> Result<HashSet<Digest>, StoreError> {
+        let mut there = self.seen(access, digests).await?;
+        let asked: Vec<_> = there.iter().copied().collect();
+        for missing in access.backend.missing_blobs(&asked).await? {
+            there.remove(&missing);
+        }
+        Ok(there)
+    }
+
     async fn ask(&self, access: &Access, digest: Digest) -> Result<Option<Digest>, StoreError> {
         Ok(self.sees(access, &digest).await?.then_some(digest))
     }

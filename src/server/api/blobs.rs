@@ -16,7 +16,7 @@ use crate::server::access::Access;
 use crate::server::body::{Incoming, Spool};
 use crate::server::error::Refusal;
 use crate::server::outlet::Outlet;
-use crate::server::stream::{self, Asked};
+use crate::server::stream;
 
 /// Digests in one question.
 const DIGESTS_MAX: usize = 16_384;
@@ -46,11 +46,7 @@ pub(super) async fn missing(
         return Err(Refusal::too_large(format!("ask for {DIGESTS_MAX} digests at a time")));
     }
     let digests = question.digests.iter().map(|text| digest(text)).collect::<Result<Vec<_>, _>>()?;
-    let mut there = server.visible.seen(&access, digests.iter().copied()).await?;
-    let asked: Vec<_> = digests.iter().filter(|digest| there.contains(digest)).copied().collect();
-    for missing in access.backend.missing_blobs(&asked).await? {
-        there.remove(&missing);
-    }
+    let there = server.visible.there(&access, digests.iter().copied()).await?;
     let missing = digests.iter().filter(|digest| !there.contains(digest)).map(ToString::to_string).collect();
     Ok(Json(Answer { missing }).into_response())
 }
@@ -68,31 +64,15 @@ pub(super) async fn get(
     let size = size(&server, &access, &digest).await?;
     server.metrics.looked_up(&access.grant.tenant, PROTOCOL, "blob", size.is_some());
     let size = size.ok_or_else(Refusal::not_found)?;
-    let asked = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
-    let (status, range) = match asked.map(|text| stream::range(text, size)) {
-        None | Some(Asked::Everything) => (StatusCode::OK, 0..size),
-        Some(Asked::Part(part)) => (StatusCode::PARTIAL_CONTENT, part),
-        Some(Asked::Nothing) => {
-            let range = [(header::CONTENT_RANGE, format!("bytes */{size}"))];
-            return Ok((StatusCode::RANGE_NOT_SATISFIABLE, range).into_response());
-        }
+    let question = stream::Question {
+        protocol: PROTOCOL,
+        digest,
+        size,
+        method: &method,
+        range: headers.get(header::RANGE).and_then(|value| value.to_str().ok()),
+        outlet: outlet.as_ref().map(|Extension(outlet)| outlet),
     };
-    let mut head = HeaderMap::new();
-    head.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/octet-stream"));
-    head.insert(header::ACCEPT_RANGES, header::HeaderValue::from_static("bytes"));
-    head.insert(header::CONTENT_LENGTH, (range.end - range.start).into());
-    if status == StatusCode::PARTIAL_CONTENT
-        && let Ok(value) = format!("bytes {}-{}/{size}", range.start, range.end - 1).parse()
-    {
-        head.insert(header::CONTENT_RANGE, value);
-    }
-    if method == Method::HEAD {
-        return Ok((status, head).into_response());
-    }
-    server.metrics.sent(PROTOCOL, range.end - range.start);
-    let outlet = outlet.as_ref().map(|Extension(outlet)| outlet);
-    let body = stream::blob(server, access, digest, range, size, outlet).await?;
-    Ok((status, head, body).into_response())
+    Ok(stream::answer(server, access, question, stream::headers()).await?)
 }
 
 /// The size of a blob that is there and may be seen. What may not be seen is not even looked for, so that the time of an
@@ -150,9 +130,7 @@ pub(super) async fn put(
     body: Body,
 ) -> Result<StatusCode, Refusal> {
     let digest = digest(&name)?;
-    if !access.grant.may_upload() {
-        return Err(Refusal::denied("this token may not write anything"));
-    }
+    access.may_upload()?;
     let limits = &server.settings.limits;
     let spool = Spool::new(server.storage.spool(), digest.algorithm())?;
     let spool = Incoming::new(body, limits.idle, limits.blob_bytes_max).spool(spool).await?;

@@ -50,17 +50,17 @@ struct Lease {
     ends: u64,
 }
 
-fn name(scope: &str, key: &str) -> Result<DocumentName, Refusal> {
+fn name(scope: &Scope, key: &str) -> Result<DocumentName, Refusal> {
     let key = digest(key)?;
-    let scope: Scope = scope.parse().map_err(|error| Refusal::bad(format!("{error}")))?;
     // A scope may be longer than a segment of a document's name.
     let text = format!("lease/{}/{key}", crate::digest::Digest::of(scope.as_str()).hex());
     text.parse().map_err(|error| Refusal::bad(format!("{error}")))
 }
 
-fn scope(query: &Query<Vec<(String, String)>>) -> Result<&str, Refusal> {
-    let found = query.0.iter().find(|(name, _)| name == "scope").map(|(_, value)| value.as_str());
-    found.ok_or_else(|| Refusal::bad("say which scope: `?scope=…`"))
+fn scope(query: &Query<Vec<(String, String)>>) -> Result<Scope, Refusal> {
+    let found = query.0.iter().find(|(name, _)| name == "scope").map(|(_, value)| value);
+    let text = found.ok_or_else(|| Refusal::bad("say which scope: `?scope=…`"))?;
+    text.parse().map_err(|error| Refusal::bad(format!("{error}")))
 }
 
 /// `PUT /leases/{key}?scope=…`: takes a lease, or takes it again.
@@ -72,8 +72,8 @@ pub(super) async fn take(
     body: Body,
 ) -> Result<Response, Refusal> {
     let scope = scope(&query)?;
-    let name = name(scope, &key)?;
-    may_write(&access, scope)?;
+    let name = name(&scope, &key)?;
+    access.may_write(&scope)?;
     let request: Request = read_json(&server, body).await?;
     if request.holder.is_empty() || request.holder.len().max(request.label.len()) > HOLDER_BYTES_MAX {
         return Err(Refusal::bad(format!(
@@ -113,8 +113,8 @@ pub(super) async fn release(
     query: Query<Vec<(String, String)>>,
 ) -> Result<StatusCode, Refusal> {
     let scope = scope(&query)?;
-    let name = name(scope, &key)?;
-    may_write(&access, scope)?;
+    let name = name(&scope, &key)?;
+    access.may_write(&scope)?;
     let holder = query.0.iter().find(|(name, _)| name == "holder").map(|(_, value)| value.as_str());
     let holder = crate::digest::Digest::of(holder.unwrap_or_default()).hex();
     if let Some(document) = access.backend.read_document(&name).await?
@@ -123,15 +123,6 @@ pub(super) async fn release(
         access.backend.remove_document(&name, Expected::Unchanged(document.version)).await?;
     }
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn may_write(access: &Access, scope: &str) -> Result<(), Refusal> {
-    let scope: Scope = scope.parse().map_err(|error| Refusal::bad(format!("{error}")))?;
-    if access.grant.may_write(&scope) {
-        Ok(())
-    } else {
-        Err(Refusal::denied(format!("this token may not write to the scope `{scope}`")))
-    }
 }
 
 fn millis(time: SystemTime) -> u64 {

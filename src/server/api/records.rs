@@ -41,14 +41,6 @@ fn readable(access: &Access, query: &Scopes) -> Result<Vec<Scope>, Refusal> {
     Ok(scopes)
 }
 
-fn may_write(access: &Access, scope: &Scope) -> Result<(), Refusal> {
-    if access.grant.may_write(scope) {
-        Ok(())
-    } else {
-        Err(Refusal::denied(format!("this token may not write to the scope `{scope}`")))
-    }
-}
-
 /// `GET /records/{key}`
 pub(super) async fn get(
     State(server): State<Arc<Server>>,
@@ -92,7 +84,7 @@ pub(super) async fn put(
     if record.key() != key {
         return Err(Refusal::bad(format!("this record has the key {}", record.key())));
     }
-    may_write(&access, &record.scope)?;
+    access.may_write(&record.scope)?;
     // Naming a blob makes it readable for all who read the scope: only who may see it can do that.
     let mut blobs: Vec<Digest> = record.blobs().chain(record.log).collect();
     let seen = server.visible.seen(&access, blobs.iter().copied()).await?;
@@ -120,11 +112,7 @@ pub(super) async fn get_bundle(
     bundle.steps.retain(|step| access.grant.may_read(&step.record.scope));
     let blobs: Vec<_> = bundle.steps.iter().flat_map(|step| step.record.blobs()).collect();
     // A bundle is what somebody has written: what it names need not be what they may see.
-    let mut there = server.visible.seen(&access, blobs).await?;
-    let asked: Vec<_> = there.iter().copied().collect();
-    for missing in access.backend.missing_blobs(&asked).await? {
-        there.remove(&missing);
-    }
+    let there = server.visible.there(&access, blobs).await?;
     bundle.steps.retain(|step| step.record.blobs().all(|blob| there.contains(&blob)));
     used(&access, bundle.steps.iter().map(|step| (step.record.scope.clone(), step.record.key())).collect());
     Ok(bytes(bundle.encode()))
@@ -141,7 +129,7 @@ pub(super) async fn put_bundle(
     let name = BundleName(digest(&name)?);
     let scopes = scopes(&query)?;
     let [scope] = &scopes[..] else { return Err(Refusal::bad("a bundle is written to one scope")) };
-    may_write(&access, scope)?;
+    access.may_write(scope)?;
     let text = Incoming::new(body, server.settings.limits.idle, BUNDLE_BYTES_MAX).read().await?;
     let bundle =
         Bundle::decode(&text).map_err(|error| Refusal::bad(format!("this is no bundle: {error}")))?;

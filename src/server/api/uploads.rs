@@ -33,10 +33,9 @@ pub(super) async fn create(
     State(server): State<Arc<Server>>,
     Extension(access): Extension<Access>,
 ) -> Result<Response, Refusal> {
-    may_upload(&access)?;
+    access.may_upload()?;
     let spool = Spool::new(server.storage.spool(), Algorithm::Sha256)?;
     let id = server.uploads.open(owner(&access), spool)?;
-    server.metrics.uploads.set(server.uploads.len());
     Ok((StatusCode::CREATED, Json(json!({"upload": id}))).into_response())
 }
 
@@ -60,7 +59,7 @@ pub(super) async fn append(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    may_upload(&access)?;
+    access.may_upload()?;
     let offset = headers.get(OFFSET).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let offset = offset.ok_or_else(|| Refusal::bad("the header Upload-Offset says where the body begins"))?;
     let spool = server.uploads.take(&id, &owner(&access))?;
@@ -94,7 +93,6 @@ pub(super) async fn cancel(
 ) -> Result<StatusCode, Refusal> {
     drop(server.uploads.take(&id, &owner(&access))?);
     server.uploads.remove(&id);
-    server.metrics.uploads.set(server.uploads.len());
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -122,7 +120,7 @@ pub(super) async fn compose(
     body: Body,
 ) -> Result<StatusCode, Refusal> {
     let digest = digest(&name)?;
-    may_upload(&access)?;
+    access.may_upload()?;
     let recipe: Recipe = read_json(&server, body).await?;
     let size = recipe.parts.iter().fold(0_u64, |sum, part| sum.saturating_add(part.length));
     if recipe.parts.len() > PARTS_MAX || size > server.settings.limits.blob_bytes_max {
@@ -139,7 +137,6 @@ pub(super) async fn compose(
             (Err(_), Some(spool)) => server.uploads.put_back(id, spool),
             _ => server.uploads.remove(id),
         }
-        server.metrics.uploads.set(server.uploads.len());
     }
     adopt(&server, &access, &digest, made?).await.map(created)
 }
@@ -195,10 +192,6 @@ fn absent(blob: &Digest) -> Refusal {
 /// Whose uploads they are. Unlike that of an upload of the registry it has three words.
 fn owner(access: &Access) -> String {
     format!("token {} {}", access.grant.tenant, access.holder)
-}
-
-fn may_upload(access: &Access) -> Result<(), Refusal> {
-    if access.grant.may_upload() { Ok(()) } else { Err(Refusal::denied("this token may not write anything")) }
 }
 
 fn at(status: StatusCode, offset: u64) -> Response {

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use super::error::{Code, OciError};
 use super::names::{Reference, Tag};
-use super::repository::{ManifestEntry, Repository};
+use super::repository::{ManifestEntry, Repository, unknown_repository};
 use super::{CONTENT_DIGEST, Call, PROTOCOL};
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
 use crate::image::media_types;
 use crate::server::body::Incoming;
 use crate::store::BlobSource;
@@ -96,9 +96,7 @@ pub(super) async fn put(mut call: Call, reference: Reference) -> Result<Response
     }
     let digest = match &reference {
         Reference::Digest(given) => {
-            let mut hasher = Hasher::new(given.algorithm());
-            hasher.update(&bytes);
-            let found = hasher.finish();
+            let found = Digest::with(given.algorithm(), &bytes);
             if found != *given {
                 let message = format!("the manifest has digest {found}, and not {given}");
                 return Err(OciError::new(Code::DigestInvalid, message));
@@ -248,10 +246,7 @@ pub(super) async fn tags(call: Call) -> Result<Response, OciError> {
     let name = call.repository.name();
     let mut tags = call.repository.tags().await?;
     if tags.is_empty() && !call.repository.exists().await? {
-        return Err(OciError::new(
-            Code::NameUnknown,
-            "there is no such repository, or none that you may pull from",
-        ));
+        return Err(unknown_repository());
     }
     if let Some(last) = call.parameter("last") {
         tags.retain(|tag| tag.as_str() > last);

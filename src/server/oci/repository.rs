@@ -29,6 +29,10 @@ pub(super) struct ManifestEntry {
     pub(super) subject: Option<String>,
 }
 
+pub(super) fn unknown_repository() -> OciError {
+    OciError::new(Code::NameUnknown, "there is no such repository, or none that you may pull from")
+}
+
 /// The blobs and manifests that any repository has.
 pub(in crate::server) async fn content(backend: &dyn Backend) -> Result<HashSet<Digest>, StoreError> {
     let Ok(folder) = "oci".parse() else { return Ok(HashSet::new()) };
@@ -58,14 +62,7 @@ impl Repository {
 
     /// A repository that may not be seen is none.
     pub(super) fn may_pull(&self) -> Result<(), OciError> {
-        if self.access.grant.may_pull(&self.name) {
-            Ok(())
-        } else {
-            Err(OciError::new(
-                Code::NameUnknown,
-                "there is no such repository, or none that you may pull from",
-            ))
-        }
+        if self.access.grant.may_pull(&self.name) { Ok(()) } else { Err(unknown_repository()) }
     }
 
     pub(super) fn may_push(&self) -> Result<(), OciError> {

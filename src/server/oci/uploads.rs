@@ -49,7 +49,6 @@ pub(super) async fn start(call: Call) -> Result<Response, OciError> {
     };
     let spool = Spool::new(call.server.storage.spool(), algorithm)?;
     let id = call.server.uploads.open(owner(&call), spool)?;
-    count(&call);
     Ok(at(&call, StatusCode::ACCEPTED, &id, 0))
 }
 
@@ -106,7 +105,6 @@ pub(super) async fn finish(call: Call, id: &str) -> Result<Response, OciError> {
         return Err(error);
     }
     call.server.uploads.remove(id);
-    count(&call);
     store(call, spool, given).await
 }
 
@@ -114,7 +112,6 @@ pub(super) async fn finish(call: Call, id: &str) -> Result<Response, OciError> {
 pub(super) fn cancel(call: &Call, id: &str) -> Result<Response, OciError> {
     drop(call.server.uploads.take(id, &owner(call))?);
     call.server.uploads.remove(id);
-    count(call);
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -155,10 +152,6 @@ fn expected(call: &Call, size: u64) -> Result<(), OciError> {
         return Err(OciError::new(Code::BlobUploadInvalid, message));
     }
     Ok(())
-}
-
-fn count(call: &Call) {
-    call.server.metrics.uploads.set(call.server.uploads.len());
 }
 
 fn created(call: &Call, digest: &Digest) -> Response {
