@@ -1,6 +1,6 @@
 //! The engine: what every build on this machine uses, and a build from top to bottom.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -30,7 +30,7 @@ use crate::exec::{CancelToken, Executor};
 use crate::image::Descriptor;
 use crate::layer::{LayerDescriptor, Timestamp};
 use crate::platform::Platform;
-use crate::record::{Bundle, BundleName, Key, Preimage, Record, Value};
+use crate::record::{Bundle, BundleName, Preimage, Record, Value};
 use crate::registry;
 use crate::store::Cache;
 
@@ -227,10 +227,9 @@ impl Engine {
     }
 
     async fn attempts(&self, request: &BuildRequest, started: Instant) -> Result<BuildOutcome, BuildError> {
-        let mut distrusted = HashSet::new();
         let mut lost: HashMap<Digest, u32> = HashMap::new();
         for _ in 1..LOST_MAX {
-            match self.attempt(request, &distrusted, started).await {
+            match self.attempt(request, lost.is_empty(), started).await {
                 Err(BuildError::Lost { digest, keys }) => {
                     let times = lost.entry(digest).or_default();
                     *times += 1;
@@ -240,20 +239,19 @@ impl Engine {
                     let message =
                         format!("{digest} is gone from the cache; the steps that need it are done again");
                     self.events.emit(Event::Warning { message });
-                    distrusted.extend(keys);
+                    self.cache.lose(&digest, &keys);
                 }
                 other => return other,
             }
         }
-        self.attempt(request, &distrusted, started).await
+        self.attempt(request, false, started).await
     }
 
     /// The request with its Dockerfile, if that has to be fetched. Nothing else is.
     pub async fn with_dockerfile(&self, request: &BuildRequest) -> Result<BuildRequest, BuildError> {
         let agents = Agents::new(&request.ssh, self.cache.local());
-        let distrusted = HashSet::new();
-        let layers = Layers::new(self, &distrusted)?;
-        let remotes = Remotes::new(self, &layers, &agents, request, &distrusted);
+        let layers = Layers::new(self)?;
+        let remotes = Remotes::new(self, &layers, &agents, request);
         Ok(remotes.with_dockerfile().await?.into_owned())
     }
 
@@ -261,13 +259,13 @@ impl Engine {
     async fn attempt(
         &self,
         request: &BuildRequest,
-        distrusted: &HashSet<Key>,
+        is_first: bool,
         started: Instant,
     ) -> Result<BuildOutcome, BuildError> {
         export::check(request)?;
         let agents = Agents::new(&request.ssh, self.cache.local());
-        let layers = Layers::new(self, distrusted)?;
-        let remotes = Remotes::new(self, &layers, &agents, request, distrusted);
+        let layers = Layers::new(self)?;
+        let remotes = Remotes::new(self, &layers, &agents, request);
         let request = remotes.with_dockerfile().await?;
         let (lint, dockerfile) = checks::read(&request);
         let request = match &dockerfile {
@@ -279,7 +277,7 @@ impl Engine {
             Err(error) => Err(error.clone().into()),
         };
         // A second attempt finds the same.
-        if distrusted.is_empty() {
+        if is_first {
             self.show(request, &lint);
         }
         let planned = planned?;
@@ -297,7 +295,6 @@ impl Engine {
             remotes: &remotes,
             agents: &agents,
             foreign: &foreign,
-            distrusted,
             before: &part.before,
             stages: part.plan.stages.iter().map(|_| OnceCell::new()).collect(),
             progress: &progress,

@@ -56,8 +56,6 @@ pub(crate) struct Layers {
     /// What [`Layers::parents`] found, by the digest of the base's tree.
     parents: Mutex<HashMap<Digest, Option<PathBuf>>>,
     pub(super) framed: Framed,
-    /// Records that turned out to promise what is not there.
-    pub(super) distrusted: HashSet<Key>,
     /// Bytes of base images that were fetched although they were indexed before.
     pub(super) downloaded: AtomicU64,
 }
@@ -90,7 +88,7 @@ fn missing_parents(toc: &Toc) -> BTreeSet<Vec<u8>> {
 }
 
 impl Layers {
-    pub(crate) fn new(engine: &Engine, distrusted: &HashSet<Key>) -> Result<Self, BuildError> {
+    pub(crate) fn new(engine: &Engine) -> Result<Self, BuildError> {
         let name = if engine.ownership.user_namespace { "unpacked-user" } else { "unpacked" };
         let unpacked_root = engine
             .cache
@@ -104,7 +102,6 @@ impl Layers {
             unpacked_root,
             parents: Mutex::default(),
             framed: Framed::new(engine)?,
-            distrusted: distrusted.clone(),
             downloaded: AtomicU64::new(0),
         })
     }

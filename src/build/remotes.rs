@@ -9,7 +9,7 @@
 //!   and its content is read only if there is no such record;
 //! - a checkout by the hash of its commit: only the meaning of a branch or tag has to be asked for.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +37,7 @@ use crate::digest::Digest;
 use crate::event::{Event, StepId};
 use crate::hint::Hint;
 use crate::layer::{EntryKind, FinishedLayer, Metadata, Timestamp};
-use crate::record::{Bundle, BundleName, BundleStep, Key, Preimage, Record, Value};
+use crate::record::{Bundle, BundleName, BundleStep, Preimage, Record, Value};
 use crate::tree::Tree;
 
 mod archive;
@@ -96,7 +96,6 @@ pub(crate) struct Remotes<'r> {
     agents: &'r Agents,
     request: &'r BuildRequest,
     /// Records that turned out to be incomplete.
-    distrusted: &'r HashSet<Key>,
     chains: Mutex<HashMap<RemoteSpec, Arc<OnceCell<Arc<Chain>>>>>,
     context: OnceCell<Option<Arc<Chain>>>,
     downloaded: AtomicU64,
@@ -108,14 +107,12 @@ impl<'r> Remotes<'r> {
         layers: &'r Layers,
         agents: &'r Agents,
         request: &'r BuildRequest,
-        distrusted: &'r HashSet<Key>,
     ) -> Self {
         Self {
             engine,
             layers,
             agents,
             request,
-            distrusted,
             chains: Mutex::default(),
             context: OnceCell::new(),
             downloaded: AtomicU64::new(0),
@@ -491,11 +488,7 @@ impl<'r> Remotes<'r> {
     }
 
     async fn look_up(&self, preimage: &Preimage) -> Option<Record> {
-        let key = preimage.key();
-        if self.distrusted.contains(&key) {
-            return None;
-        }
-        let record = self.engine.cache.lookup(&key).await?.record;
+        let record = self.engine.cache.lookup(&preimage.key()).await?.record;
         (record.layers.len() == 1).then_some(record)
     }
 
@@ -510,10 +503,10 @@ impl<'r> Remotes<'r> {
         let failed = |error| BuildError::cache("merging a new layer", error);
         tree.apply(0, &made.layer.toc).map_err(failed)?;
         let descriptor = made.layer.descriptor();
-        let replace = self.distrusted.contains(&key.key());
+        let is_lost = self.engine.cache.is_lost(&key.key());
         let record = self.engine.record(key, vec![descriptor], tree.digest(), made.created, made.started);
-        let published = if shared || replace {
-            self.engine.cache.publish(record, replace).await
+        let published = if shared || is_lost {
+            self.engine.cache.publish(record, is_lost).await
         } else {
             crate::store::Store::write_record(self.engine.cache.local(), &record).await
         };

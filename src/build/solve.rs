@@ -48,8 +48,6 @@ pub(crate) struct Solver<'s> {
     pub(crate) remotes: &'s Remotes<'s>,
     pub(crate) agents: &'s Agents,
     pub(crate) foreign: &'s Foreign,
-    /// Records that turned out to be incomplete.
-    pub(crate) distrusted: &'s HashSet<Key>,
     /// The records of the last build of the same kind.
     pub(crate) before: &'s Bundle,
     pub(crate) stages: Vec<OnceCell<Solved>>,
@@ -312,9 +310,9 @@ impl Solver<'_> {
         let tree = made.tree.digest();
         let record = self.engine.record(exact.clone(), vec![made.descriptor], tree, created, started);
         let mut record = Record { log: made.log, ..record };
-        // What was found incomplete is not to win over what was just made.
-        let replace = stage.no_cache || self.distrusted.contains(&exact.key());
-        record = self.publish(record, replace, Making { lease, predecessor: self.predecessor(step) }).await?;
+        record = self
+            .publish(record, stage.no_cache, Making { lease, predecessor: self.predecessor(step) })
+            .await?;
         self.progress.made.lock().unwrap_or_else(PoisonError::into_inner).insert(exact.key());
         for short_cut in keys.coarse.into_iter().chain(linked) {
             self.publish_alias(step, &record, short_cut).await;
@@ -470,11 +468,7 @@ impl Solver<'_> {
 
     /// Looks up a record whose layers are there too.
     async fn look_up(&self, preimage: &Preimage) -> Option<Hit> {
-        let key = preimage.key();
-        if self.distrusted.contains(&key) {
-            return None;
-        }
-        self.engine.cache.lookup(&key).await
+        self.engine.cache.lookup(&preimage.key()).await
     }
 
     /// Takes a step's result from a record.

@@ -8,7 +8,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -120,6 +120,8 @@ pub(super) struct Inner {
     pub(super) holder: String,
     /// Records that came with a bundle, and that the remote store had whole at that time.
     bundled: Mutex<HashMap<Key, Record>>,
+    /// What turned out not to be there, although records say so.
+    lost: Mutex<Lost>,
     /// Blobs that the remote store was seen to have during this build.
     at_remote: Mutex<HashSet<Digest>>,
     /// Keep tasks from fetching, or sending, the same blob at once. An entry lives as long as somebody does so.
@@ -136,6 +138,28 @@ pub(super) struct Inner {
     downloaded: AtomicU64,
     uploaded: AtomicU64,
     looks_ahead: AtomicU64,
+}
+
+/// Blobs that are gone or wrong, and the records that were found to promise them.
+#[derive(Debug, Default)]
+struct Lost {
+    keys: HashSet<Key>,
+    blobs: HashSet<Digest>,
+}
+
+impl Lost {
+    /// Whether a record promises what is not there. One result is often recorded under several keys.
+    fn concerns(&self, record: &Record) -> bool {
+        self.keys.contains(&record.key()) || record.blobs().any(|digest| self.blobs.contains(&digest))
+    }
+
+    /// What was made again is there again.
+    fn made_again(&mut self, record: &Record) {
+        self.keys.remove(&record.key());
+        for digest in record.blobs() {
+            self.blobs.remove(&digest);
+        }
+    }
 }
 
 /// Each costs a round trip, and may be in vain.
@@ -193,6 +217,7 @@ impl Cache {
             holder: format!("{} {}", random_name(), options.label),
             options,
             bundled: Mutex::default(),
+            lost: Mutex::default(),
             at_remote: Mutex::default(),
             fetching: Gates::default(),
             sending: Gates::default(),
@@ -233,11 +258,32 @@ impl Cache {
         self.find(key, Asking::Nobody).await
     }
 
+    /// Says that a blob is gone or wrong, and which records are known to have promised it. From now on these and all others
+    /// that name it are misses, and what is published takes their place.
+    pub fn lose(&self, digest: &Digest, keys: &[Key]) {
+        let mut lost = self.lost();
+        lost.blobs.insert(*digest);
+        lost.keys.extend(keys);
+        self.0.at_remote.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+    }
+
+    /// Whether the record of `key` is known to have promised too much.
+    pub fn is_lost(&self, key: &Key) -> bool {
+        self.lost().keys.contains(key)
+    }
+
+    fn lost(&self) -> MutexGuard<'_, Lost> {
+        self.0.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn find(&self, key: &Key, asking: Asking) -> Option<Hit> {
         let inner = &self.0;
+        if self.is_lost(key) {
+            return None;
+        }
         let scopes = &inner.options.scopes;
         let local = inner.local.find_record(key, scopes, Completeness::Tocs).ok().flatten();
-        if let Some(record) = local {
+        if let Some(record) = local.filter(|record| !self.lost().concerns(record)) {
             let absent: Vec<_> = inner.local.absent_layers(&record);
             if absent.is_empty() || self.remote_has(&absent).await {
                 return Some(Hit { record, from: Origin::Local });
@@ -258,6 +304,9 @@ impl Cache {
         };
         if record.key() != *key || !scopes.contains(&record.scope) {
             remote.distrust("it answered with a record of another key or scope");
+            return None;
+        }
+        if self.lost().concerns(&record) {
             return None;
         }
         // A server has the blobs of the records that it answers with; each is one round trip, and often none is needed.
@@ -371,8 +420,8 @@ impl Cache {
     }
 
     /// Stores a record whose blobs are in the local store (or known to the remote one), and returns the one that
-    /// counts from now on: whoever was first wins, unless `replace` says that this one is to. The upload goes on
-    /// in the background; a remote store keeps the record that it has, even with `replace`.
+    /// counts from now on: whoever was first wins, unless `replace` says that this one is to, or the first one's blobs
+    /// are lost. The upload goes on in the background; a remote store keeps the record that it has, even with `replace`.
     ///
     /// # Errors
     /// Only what is wrong with the local store.
@@ -397,12 +446,23 @@ impl Cache {
         } else {
             Completeness::Whole
         };
-        let winner = if replace {
+        let scope = std::slice::from_ref(&record.scope);
+        let is_lost = || {
+            if self.lost().blobs.is_empty() {
+                return false;
+            }
+            let first = inner.local.find_record(&record.key(), scope, Completeness::Tocs).ok().flatten();
+            first.is_some_and(|first| self.lost().concerns(&first))
+        };
+        let winner = if replace || is_lost() {
             inner.local.replace_record(&record, completeness)?;
             record
         } else {
             inner.local.put_record(&record, completeness)?
         };
+        if absent.is_empty() {
+            self.lost().made_again(&winner);
+        }
         self.in_background(Upload::Record(winner.clone(), making));
         Ok(winner)
     }

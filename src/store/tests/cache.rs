@@ -8,7 +8,7 @@ use super::faulty::{Faults, FaultyStore};
 use super::{directory, sample, scopes, store_sample};
 use crate::digest::Digest;
 use crate::event::{Event, EventSink, NoEvents};
-use crate::record::{Bundle, BundleName, BundleStep};
+use crate::record::{Bundle, BundleName, BundleStep, Record};
 use crate::store::{BlobSource, Cache, CacheOptions, MemoryStore, Origin, Store};
 
 #[derive(Default)]
@@ -64,6 +64,38 @@ async fn a_layer_that_no_store_has_any_more_is_a_miss() {
     assert!(cache.lookup(&record.key()).await.is_some());
     assert!(remote.evict_blob(&record.layers[0].digest));
     assert!(cache.lookup(&record.key()).await.is_none());
+}
+
+/// A result is recorded under several keys, and only one of them is known to whoever finds its layer gone.
+#[tokio::test]
+async fn what_names_a_lost_blob_is_a_miss_under_every_key_and_gives_way() {
+    let remote = Arc::new(MemoryStore::new());
+    let record = store_sample(&*remote, "make").await;
+    let alias = Record { preimage: sample("alias").0.preimage, ..record.clone() };
+    remote.write_record(&alias).await.unwrap();
+    let other = store_sample(&*remote, "other").await;
+    let (_root, cache) = cache(Some(remote.clone()));
+    for sound in [&record, &alias, &other] {
+        assert_eq!(cache.lookup(&sound.key()).await.unwrap().record, *sound);
+    }
+    cache.lose(&record.layers[0].digest, &[]);
+    assert!(cache.lookup(&record.key()).await.is_none());
+    assert!(cache.lookup(&alias.key()).await.is_none());
+    assert_eq!(cache.lookup(&other.key()).await.unwrap().record, other);
+    let again = Record { preimage: record.preimage.clone(), ..other.clone() };
+    assert_eq!(cache.publish(again.clone(), false).await.unwrap(), again);
+    assert_eq!(cache.lookup(&again.key()).await.unwrap().record, again);
+    // The same bytes, made once more: every record that names them is as good as before.
+    let (made, blobs) = sample("make");
+    assert_eq!(made, record);
+    for blob in blobs {
+        cache.local().write_blob(&Digest::of(&blob), BlobSource::Bytes(blob)).await.unwrap();
+    }
+    cache.publish(record.clone(), true).await.unwrap();
+    assert_eq!(cache.lookup(&alias.key()).await.unwrap().record, alias);
+    // Wrong without anything being gone.
+    cache.lose(&Digest::of("elsewhere"), &[other.key()]);
+    assert!(cache.is_lost(&other.key()) && cache.lookup(&other.key()).await.is_none());
 }
 
 #[tokio::test]
