@@ -3,13 +3,13 @@
 #![allow(clippy::print_stdout, reason = "skipping is said aloud")]
 
 use std::io::{BufRead as _, BufReader};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::support::lab::Lab;
-use crate::support::{Context, Run, is_root, oci, text};
+use crate::support::{Context, Run, is_root, oci, port, text};
 
 /// What the Dockerfile's first stage makes, without the half hour that a static program takes to build: the program under
 /// test with the libraries that it needs.
@@ -67,7 +67,7 @@ fn the_servers_image_serves() {
     assert_eq!(image.tree()["data"].uid, 65532);
 
     podman(context).args(["load", "--input", text(&archive)]).success();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = port::free();
     let address = format!("127.0.0.1:{port}");
     // Without what a sandboxed machine may refuse.
     let mut server = podman(context)

@@ -1,6 +1,6 @@
 //! Git repositories by every way that git has: its own protocol, smart HTTP, SSH. The servers are the real ones.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use crate::ssh::key;
 use crate::support::http::Server;
 use crate::support::lab::Lab;
 use crate::support::repository::{Repository, smart_http as smart};
-use crate::support::{Context, Run, is_root, text};
+use crate::support::{Context, Run, is_root, port, text};
 
 /// A server process, ended when dropped.
 struct Daemon(Child);
@@ -34,11 +34,6 @@ impl Drop for Daemon {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// A port that was free a moment ago.
-fn port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// The repository as a context, in a part of it, and as a source of ADD: each at its state of now and at the first commit.
@@ -73,7 +68,7 @@ fn is_served(lab: &Lab, repository: &Repository, url: &str, with: impl Fn(Run) -
 fn gits_own_protocol() {
     let lab = Lab::new();
     let repository = Repository::new(&lab.context, "r");
-    let port = port();
+    let port = port::free();
     let mut daemon = Command::new("git");
     daemon.args(["daemon", "--export-all", "--reuseaddr", "--listen=127.0.0.1"]);
     daemon.arg(format!("--port={port}")).arg(format!("--base-path={}", text(&lab.context.path("www"))));
@@ -123,7 +118,7 @@ fn ssh() {
     let lab = Lab::new();
     let repository = Repository::new(&lab.context, "r");
     let (path, public) = key(&lab.context, "key", "ed25519", "");
-    let port = port();
+    let port = port::free();
     let _sshd = sshd(&lab.context, &public, port);
     let url = format!("ssh://root@127.0.0.1:{port}{}", text(&repository.bare));
     let given = format!("default={}", text(&path));

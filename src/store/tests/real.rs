@@ -2,7 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "skipping is said aloud")]
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 use super::contract::{can_be_looked_after, serves, serves_from_files};
 use super::store_sample;
 use crate::store::{Backend as _, Expected, ObjectStore, ObjectUrl, Store as _, StoreError};
+
+#[path = "../../../tests/tools/port.rs"]
+mod port;
 
 const SECRET: &str = "a-very-secret-key";
 
@@ -30,7 +33,7 @@ impl S3 {
     }
 
     fn start(command: impl FnOnce(&str) -> Command) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = port::free();
         let address = format!("127.0.0.1:{port}");
         let child = command(&address)
             .stdin(Stdio::null())

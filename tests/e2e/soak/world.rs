@@ -1,6 +1,6 @@
 //! The servers, the links to them, the storage below them, and what goes wrong with them.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::support::chance::Chance;
 use crate::support::lab::Lab;
 use crate::support::link::{Link, Speed};
+use crate::support::port;
 use crate::support::s3::S3;
 
 const SERVERS: usize = 3;
@@ -52,7 +53,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(lab: Lab, storage: String, s3: Option<S3>) -> Self {
         let servers = (0..SERVERS).map(|number| {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let port = port::free();
             let log = lab.context.path(format!("soak-server-{number}.log"));
             Server { address: format!("127.0.0.1:{port}"), child: None, log }
         });

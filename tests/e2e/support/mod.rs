@@ -16,6 +16,8 @@ pub(crate) mod lab;
 #[path = "../../tools/link/link.rs"]
 pub(crate) mod link;
 pub(crate) mod oci;
+#[path = "../../tools/port.rs"]
+pub(crate) mod port;
 pub(crate) mod registry;
 pub(crate) mod repository;
 pub(crate) mod s3;

@@ -2,14 +2,14 @@
 
 #![allow(clippy::print_stdout, reason = "skipping is said aloud")]
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Context, Run, text};
+use super::{Context, Run, port, text};
 
 pub(crate) const SECRET: &str = "a-very-secret-key";
 
@@ -37,7 +37,7 @@ impl S3 {
     }
 
     fn start(program: &Path, files: Option<PathBuf>) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = port::free();
         let address = format!("127.0.0.1:{port}");
         let child = spawn(program, &address, files.as_deref());
         Self { child, address, files }
