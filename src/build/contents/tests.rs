@@ -174,7 +174,9 @@ proptest! {
         });
         let fetched = contents.fetched();
         prop_assert!(fetched.bytes <= layer.framed_bytes(), "no frame came twice: {:?}", fetched);
-        prop_assert_eq!(fetched.bytes, machine.engine.cache.stats().downloaded);
+        // What is read ahead may still be under way: it counts here once it has come, and in the store's sum before.
+        let downloaded = machine.engine.cache.stats().downloaded;
+        prop_assert!(fetched.bytes == downloaded || ahead && fetched.bytes < downloaded, "{downloaded}");
         prop_assert!(place > 0 || fetched == Fetched::default());
         prop_assert_eq!(contents.failure().map(ToString::to_string), None);
     }
