@@ -17,6 +17,7 @@ mod framed;
 mod inputs;
 mod keys;
 mod layers;
+mod log;
 mod mask;
 mod materialise;
 mod options;

@@ -1,6 +1,5 @@
 //! The work of steps that are in no record: running commands, copying files, making directories.
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,18 +7,17 @@ use super::chain::Chain;
 use super::copy::copier::Rules;
 use super::copy::staging::{Content, Staged};
 use super::copy::{Opener, step as copy_step, view};
-use super::engine::Engine;
 use super::error::{BuildError, StepFailure};
 use super::inputs::InputTree;
 use super::layers::{InputFiles, Reads, write_layer, write_staged};
-use super::mask::Masker;
+use super::log::Log;
 use super::plan::{CopyOp, Op, PlannedStage, PlannedStep, RunMount, RunOp, WorkdirOp};
 use super::room::Room;
 use super::served::Served;
 use super::solve::{Made, Solver};
 use super::ssh::{Access, Forwarding, SshError};
 use crate::dockerfile::{Mount, Sharing};
-use crate::event::{Event, Events, StepId, Stream};
+use crate::event::Event;
 use crate::exec::{
     self, ExecError, ExecOutcome, ExecStep, Exit, ResolvedUser, StepMount, resolve_owner, resolve_user,
 };
@@ -28,15 +26,6 @@ use crate::layer::{Compression, DiffOptions, Timestamp, diff_upper};
 use crate::record::Shape;
 use crate::store::Lock;
 use crate::tree::Tree;
-
-/// How many of a failed step's last lines its error shows.
-const TAIL_LINES: usize = 20;
-
-/// As much of a line is kept for the error.
-const TAIL_LINE_BYTES: usize = 400;
-
-/// As much of a step's log is kept with its record.
-const LOG_BYTES_MAX: usize = 1 << 20;
 
 impl Solver<'_> {
     /// Does what a step says. `last` is what it looked at the last time.
@@ -270,8 +259,12 @@ impl Solver<'_> {
                 .map_err(|error| BuildError::cache("making a temporary directory", error))?;
         }
         let [upper, work, scratch] = [&paths[0], &paths[1], &paths[2]];
-        let mut served = self.is_traced(step).then(|| Served::new(paths[3].clone()));
-        let lowers = match &mut served {
+        let mut mounts = Mounts {
+            served: self.is_traced(step).then(|| Served::new(paths[3].clone())),
+            env: op.env.clone(),
+            ..Mounts::default()
+        };
+        let lowers = match &mut mounts.served {
             Some(served) => {
                 let start = InputTree::Chain(Arc::clone(base));
                 vec![served.add(self.engine, self.layers, &start).await?]
@@ -284,22 +277,21 @@ impl Solver<'_> {
         let tree = self.layers.tree(self.engine, base).await?;
         self.be_root(&tree, upper)?;
         let user = self.user(step, base, &op.user).await?;
-        let mut env = op.env.clone();
         for (name, value) in &op.proxy {
-            match env.iter_mut().find(|(known, _)| known == name) {
+            match mounts.env.iter_mut().find(|(known, _)| known == name) {
                 Some((_, known)) => known.clone_from(value),
-                None => env.push((name.clone(), value.clone())),
+                None => mounts.env.push((name.clone(), value.clone())),
             }
         }
-        let mut mounts = Mounts::default();
         if let Some((name, body)) = &op.script {
             let target = format!("{}/{name}", crate::dockerfile::Program::SCRIPT_DIRECTORY);
             mounts.list.push(StepMount::File { target, data: body.clone(), mode: 0o755 });
         }
         for (number, (mount, input)) in op.mounts.iter().zip(inputs).enumerate() {
             let scratch = scratch.join(format!("mount-{number}"));
-            self.mount(step, mount, input, &scratch, &mut env, &mut mounts, served.as_mut()).await?;
+            self.mount(step, mount, input, &scratch, &mut mounts).await?;
         }
+        let Mounts { list, mut env, locks, agents, served } = mounts;
         if let (Some(served), Some(last)) = (&served, last) {
             served.read_ahead(last);
         }
@@ -319,7 +311,7 @@ impl Solver<'_> {
         spec.network = op.network;
         spec.hostname.clone_from(&op.hostname);
         spec.extra_hosts.clone_from(&self.request.extra_hosts);
-        spec.mounts = mounts.list;
+        spec.mounts = list;
         spec.shm_size = self.request.shm_size;
         spec.rlimits.clone_from(&self.request.ulimits);
         if op.security == crate::dockerfile::Security::Insecure {
@@ -387,7 +379,7 @@ impl Solver<'_> {
                 hint: Some("make room there, or have the cache elsewhere with `--local-cache`".into()),
             });
         }
-        drop((mounts.locks, mounts.agents));
+        drop((locks, agents));
         let reads = match &served {
             Some(served) => served.looks(&["etc/passwd", "etc/group"])?,
             None => None,
@@ -478,21 +470,20 @@ impl Solver<'_> {
             .await
     }
 
-    #[expect(clippy::too_many_arguments, reason = "where one mount may have to leave something")]
     async fn mount(
         &self,
         step: &PlannedStep,
         mount: &RunMount,
         input: &InputTree,
         scratch: &Path,
-        env: &mut Vec<(String, String)>,
         mounts: &mut Mounts,
-        served: Option<&mut Served>,
     ) -> Result<(), BuildError> {
         let target = mount.target.clone().unwrap_or_default();
         match &mount.mount {
             Mount::Bind { source, writable, .. } => {
-                mounts.list.push(self.bind(input, source, target, !writable, scratch, served).await?);
+                let bind = self.bind(input, source, target, !writable, scratch, mounts.served.as_mut());
+                let bind = bind.await?;
+                mounts.list.push(bind);
             }
             Mount::Cache { .. } => self.cache_mount(step, mount, input, target, mounts).await?,
             Mount::Tmpfs { size, .. } => {
@@ -513,14 +504,12 @@ impl Solver<'_> {
                     }
                     // As in BuildKit, the variable is there, and empty.
                     if let Some(name) = variable {
-                        env.retain(|(known, _)| known != name);
-                        env.push((name.clone(), String::new()));
+                        mounts.set(name, String::new());
                     }
                     return Ok(());
                 };
                 if let Some(name) = variable {
-                    env.retain(|(known, _)| known != name);
-                    env.push((name.clone(), String::from_utf8_lossy(&secret.value).into_owned()));
+                    mounts.set(name, String::from_utf8_lossy(&secret.value).into_owned());
                 }
                 if let Some(target) = target {
                     let target = target.clone();
@@ -704,12 +693,22 @@ impl Solver<'_> {
     }
 }
 
-/// The mounts of a command, and the locks and agents that go with them.
+/// The mounts of a command, and what goes with them: locks, agents, variables, and what is served.
 #[derive(Default)]
 struct Mounts {
     list: Vec<StepMount>,
     locks: Vec<Lock>,
     agents: Vec<Forwarding>,
+    env: Vec<(String, String)>,
+    served: Option<Served>,
+}
+
+impl Mounts {
+    /// Sets a variable of the command.
+    fn set(&mut self, name: &str, value: String) {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.to_owned(), value));
+    }
 }
 
 /// The number that the next layer on top of `base` has in its tree.
@@ -741,85 +740,5 @@ fn signal_name(signal: i32) -> &'static str {
         15 => " (SIGTERM)",
         31 => " (SIGSYS)",
         _ => "",
-    }
-}
-
-/// What a command prints: passed on as it comes, with secrets masked, and the end of it kept.
-struct Log {
-    events: Events,
-    step: StepId,
-    masks: [Masker; 2],
-    kept: Vec<u8>,
-    tail: VecDeque<String>,
-    line: Vec<u8>,
-}
-
-impl Log {
-    fn new(events: Events, step: StepId, secrets: &[Vec<u8>]) -> Self {
-        let mask = || Masker::new(secrets.iter().map(Vec::as_slice));
-        Self {
-            events,
-            step,
-            masks: [mask(), mask()],
-            kept: Vec::new(),
-            tail: VecDeque::new(),
-            line: Vec::new(),
-        }
-    }
-
-    fn take(&mut self, stream: Stream, data: &[u8]) {
-        let mask = &mut self.masks[usize::from(stream == Stream::Stderr)];
-        let shown = mask.push(data);
-        self.show(stream, shown);
-    }
-
-    fn end(&mut self) {
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            let rest = self.masks[usize::from(stream == Stream::Stderr)].finish();
-            self.show(stream, rest);
-        }
-        self.end_line();
-    }
-
-    fn show(&mut self, stream: Stream, data: Vec<u8>) {
-        if data.is_empty() {
-            return;
-        }
-        let room = LOG_BYTES_MAX.saturating_sub(self.kept.len());
-        self.kept.extend_from_slice(&data[..data.len().min(room)]);
-        for byte in &data {
-            match byte {
-                b'\n' => self.end_line(),
-                _ if self.line.len() < TAIL_LINE_BYTES => self.line.push(*byte),
-                _ => {}
-            }
-        }
-        self.events.emit(Event::StepLog { step: self.step, stream, data });
-    }
-
-    fn end_line(&mut self) {
-        // A progress bar overwrites its line again and again: the last state counts.
-        let text = String::from_utf8_lossy(&self.line);
-        let text = text.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default();
-        if !text.trim().is_empty() {
-            if self.tail.len() == TAIL_LINES {
-                self.tail.pop_front();
-            }
-            self.tail.push_back(text.chars().filter(|c| !c.is_control() || *c == '\t').collect());
-        }
-        self.line.clear();
-    }
-
-    fn tail(&self) -> Vec<String> {
-        self.tail.iter().cloned().collect()
-    }
-
-    /// Keeps the log as a blob.
-    fn store(&self, engine: &Engine) -> Result<Option<crate::digest::Digest>, BuildError> {
-        if self.kept.is_empty() {
-            return Ok(None);
-        }
-        let stored = engine.cache.local().store_bytes(self.kept.clone());
-        stored.map(Some).map_err(|error| BuildError::cache("storing a step's log", error))
     }
 }
