@@ -15,6 +15,9 @@ use crate::platform::Platform;
 use crate::record::{Preimage, Value};
 use crate::tree::Tree;
 
+/// The field with the names of build arguments on whose values a command is not keyed.
+const UNKEYED: &str = "unkeyed";
+
 /// What a step reads of one of its inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Read {
@@ -225,6 +228,31 @@ pub(crate) fn copy(
         preimage.add("unpack", true);
     }
     preimage
+}
+
+/// What a command is keyed on without the build arguments `names`: their names instead of their values.
+pub(crate) fn unkeyed(whole: &Preimage, names: &[String]) -> Preimage {
+    let mut preimage = whole.clone();
+    if names.is_empty() {
+        return preimage;
+    }
+    for field in preimage.fields.iter_mut().filter(|field| field.name == "env") {
+        if let Value::Map(env) = &mut field.value {
+            env.retain(|(name, _)| !names.contains(name));
+        }
+    }
+    preimage.add(UNKEYED, names.to_vec());
+    preimage
+}
+
+/// The names that [`unkeyed`] has left out.
+pub(crate) fn names_unkeyed(preimage: &Preimage) -> Vec<String> {
+    let Some(Value::List(names)) = preimage.get(UNKEYED) else { return Vec::new() };
+    let text = |name: &Value| match name {
+        Value::Text(name) => Some(name.clone()),
+        _ => None,
+    };
+    names.iter().filter_map(text).collect()
 }
 
 /// The key of a linked copy, whatever it is put on, from its `exact` key: its layer is made without looking at what is

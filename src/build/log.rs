@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::engine::Engine;
 use super::error::BuildError;
 use super::mask::Masker;
+use super::shown::Shown;
 use crate::digest::Digest;
 use crate::event::{Event, Events, StepId, Stream};
 
@@ -22,19 +23,26 @@ pub(crate) struct Log {
     events: Events,
     step: StepId,
     masks: [Masker; 2],
+    shown: [Shown; 2],
     kept: Vec<u8>,
     tail: VecDeque<String>,
     line: Vec<u8>,
 }
 
 impl Log {
-    /// The log of `step`, in which `secrets` are masked.
-    pub(crate) fn new(events: Events, step: StepId, secrets: &[Vec<u8>]) -> Self {
+    /// The log of `step`, in which `secrets` are masked and `values` are looked for.
+    pub(crate) fn new(
+        events: Events,
+        step: StepId,
+        secrets: &[Vec<u8>],
+        values: &[(String, String)],
+    ) -> Self {
         let mask = || Masker::new(secrets.iter().map(Vec::as_slice));
         Self {
             events,
             step,
             masks: [mask(), mask()],
+            shown: [Shown::new(values), Shown::new(values)],
             kept: Vec::new(),
             tail: VecDeque::new(),
             line: Vec::new(),
@@ -61,6 +69,7 @@ impl Log {
         if data.is_empty() {
             return;
         }
+        self.shown[usize::from(stream == Stream::Stderr)].push(&data);
         let room = LOG_BYTES_MAX.saturating_sub(self.kept.len());
         self.kept.extend_from_slice(&data[..data.len().min(room)]);
         for byte in &data {
@@ -84,6 +93,11 @@ impl Log {
             self.tail.push_back(text.chars().filter(|c| !c.is_control() || *c == '\t').collect());
         }
         self.line.clear();
+    }
+
+    /// Which of `values` it shows.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = &str> {
+        self.shown.iter().flat_map(Shown::names)
     }
 
     /// Its last lines.

@@ -27,6 +27,7 @@ mod remotes;
 mod room;
 mod run;
 mod served;
+mod shown;
 mod solve;
 mod ssh;
 mod stop;

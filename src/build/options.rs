@@ -1,6 +1,6 @@
 //! What a build is asked to do: everything resolved, nothing read from the environment here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ pub struct BuildRequest {
     pub context: ContextSource,
     /// `--build-arg`, in the order given. Later ones win.
     pub build_args: Vec<(String, String)>,
+    /// `--unkeyed-arg`: names of build arguments that commands are not keyed on, as far as what they make does not show them.
+    pub unkeyed_args: BTreeSet<String>,
     /// `--build-context`, by name.
     pub build_contexts: BTreeMap<String, NamedContext>,
     /// `--target`: the stage to build; the last one if absent.

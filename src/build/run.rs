@@ -18,9 +18,7 @@ use super::solve::{Made, Solver};
 use super::ssh::{Access, Forwarding, SshError};
 use crate::dockerfile::{Mount, Sharing};
 use crate::event::Event;
-use crate::exec::{
-    self, ExecError, ExecOutcome, ExecStep, Exit, ResolvedUser, StepMount, resolve_owner, resolve_user,
-};
+use crate::exec::{self, ExecError, ExecStep, Exit, ResolvedUser, StepMount, resolve_owner, resolve_user};
 use crate::hint::Hint as _;
 use crate::layer::{Compression, DiffOptions, Timestamp, diff_upper};
 use crate::record::Shape;
@@ -110,7 +108,7 @@ impl Solver<'_> {
                 })
                 .await?
         };
-        let mut entries = staged.map_err(|error| self.copy_error(step, op, Some(&input), &error))?;
+        let mut entries = staged.map_err(|error| self.copy_error(step, Some(&input), &error))?;
         // What the step starts from is one more source, of files that an archive gives another name.
         let mut inputs = inputs.to_vec();
         for (_, staged) in &mut entries {
@@ -156,7 +154,13 @@ impl Solver<'_> {
                 merged
                     .apply(number, &finished.toc)
                     .map_err(|error| BuildError::cache("merging a new layer", error))?;
-                Ok(Made { descriptor: finished.descriptor(), tree: Arc::new(merged), log: None, reads: None })
+                Ok(Made {
+                    descriptor: finished.descriptor(),
+                    tree: Arc::new(merged),
+                    log: None,
+                    reads: None,
+                    shown: Vec::new(),
+                })
             })
             .await
     }
@@ -319,13 +323,14 @@ impl Solver<'_> {
         }
         let secrets: Vec<Vec<u8>> = self.request.secrets.iter().map(|secret| secret.value.clone()).collect();
         let (events, id) = (Arc::clone(&self.engine.events), step.id);
+        let unkeyed = op.unkeyed.clone();
         let started = self.engine.now();
         let room = Room::watch(upper);
         let cancel = self.engine.cancel.clone();
         let outcome = self
             .engine
             .blocking(move || {
-                let mut log = Log::new(events, id, &secrets);
+                let mut log = Log::new(events, id, &secrets, &unkeyed);
                 let outcome =
                     executor.run(&spec, &trees, &mut |stream, data| log.take(stream, data), &cancel);
                 log.end();
@@ -389,8 +394,15 @@ impl Solver<'_> {
             (Some(shape), Some(served), Some(rule)) => Some(served.blinded(shape, rule)),
             (reads, ..) => reads,
         };
-        let is_served = served.is_some();
-        let made = self.keep(base, &tree, upper.clone(), started, outcome, log, is_served).await;
+        let left = Left {
+            upper: upper.clone(),
+            started,
+            mountpoints: outcome.created_mountpoints,
+            log,
+            is_served: served.is_some(),
+            unkeyed: op.unkeyed.clone(),
+        };
+        let made = self.keep(base, &tree, left).await;
         let made = made.map(|made| Made { reads, ..made });
         drop(directory);
         made
@@ -422,25 +434,15 @@ impl Solver<'_> {
 
     /// Turns the upper directory of a command into a layer, and keeps it as that layer's unpacked form where others start
     /// from such.
-    #[expect(clippy::too_many_arguments, reason = "what is left of a command")]
-    async fn keep(
-        &self,
-        base: &Arc<Chain>,
-        tree: &Arc<Tree>,
-        upper: PathBuf,
-        started: Timestamp,
-        outcome: ExecOutcome,
-        log: Log,
-        is_served: bool,
-    ) -> Result<Made, BuildError> {
+    async fn keep(&self, base: &Arc<Chain>, tree: &Arc<Tree>, left: Left) -> Result<Made, BuildError> {
         let engine = self.engine.clone();
         let tree = Arc::clone(tree);
         let number = layer_number(base);
         let options = DiffOptions {
             whiteouts: super::layers::whiteouts(self.engine.ownership),
-            exclude: outcome.created_mountpoints.into_iter().collect(),
+            exclude: left.mountpoints.into_iter().collect(),
             clamp: self.request.source_date_epoch,
-            started: Some(started),
+            started: Some(left.started),
             single_id: self.engine.ownership.single_id,
         };
         let unpacked = self.layers.unpacked_root();
@@ -449,7 +451,7 @@ impl Solver<'_> {
                 let finished = write_layer(&engine, Compression::default(), |writer| {
                     let failed = "turning what the command changed into a layer";
                     let directory =
-                        fs_err::File::open(&upper).map_err(|error| BuildError::cache(failed, error))?;
+                        fs_err::File::open(&left.upper).map_err(|error| BuildError::cache(failed, error))?;
                     let lower: &Tree = &tree;
                     diff_upper(directory.file(), lower, &options, writer)
                         .map_err(|error| BuildError::cache(failed, error))?;
@@ -459,13 +461,21 @@ impl Solver<'_> {
                 merged
                     .apply(number, &finished.toc)
                     .map_err(|error| BuildError::cache("merging a new layer", error))?;
-                let log = log.store(&engine)?;
+                let mut shown = super::shown::in_layer(&engine, &finished, &left.unkeyed)?;
+                shown.extend(left.log.shown().map(str::to_owned));
+                let log = left.log.store(&engine)?;
                 // The directory is the layer already; unpacking it again would cost time and space. Left-over mount
                 // points and clamped times make it another one.
-                if options.exclude.is_empty() && options.clamp.is_none() && !is_served {
-                    let _ = super::layers::keep_unpacked(&upper, &unpacked, &finished.diff_id);
+                if options.exclude.is_empty() && options.clamp.is_none() && !left.is_served {
+                    let _ = super::layers::keep_unpacked(&left.upper, &unpacked, &finished.diff_id);
                 }
-                Ok(Made { descriptor: finished.descriptor(), tree: Arc::new(merged), log, reads: None })
+                Ok(Made {
+                    descriptor: finished.descriptor(),
+                    tree: Arc::new(merged),
+                    log,
+                    reads: None,
+                    shown,
+                })
             })
             .await
     }
@@ -691,6 +701,19 @@ impl Solver<'_> {
         mounts.list.push(StepMount::Cache { dir: directory, target, read_only: *read_only });
         Ok(())
     }
+}
+
+/// What is left of a command.
+struct Left {
+    /// What it changed.
+    upper: PathBuf,
+    started: Timestamp,
+    /// Made for its mounts.
+    mountpoints: Vec<Vec<u8>>,
+    log: Log,
+    is_served: bool,
+    /// Build arguments that it is not to be keyed on.
+    unkeyed: Vec<(String, String)>,
 }
 
 /// The mounts of a command, and what goes with them: locks, agents, variables, and what is served.

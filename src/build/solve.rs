@@ -22,7 +22,7 @@ use super::inputs::{InputTree, Inputs};
 use super::keys::{self, Common, Read};
 use super::layers::Layers;
 use super::options::BuildRequest;
-use super::plan::{CopyOp, Input, Op, Plan, PlannedStage, PlannedStep, RunOp, Start};
+use super::plan::{Input, Op, Plan, PlannedStage, PlannedStep, RunOp, Start};
 use super::remotes::Remotes;
 use super::ssh::Agents;
 use super::traced::TracedStep;
@@ -74,14 +74,6 @@ pub(crate) struct Progress {
     pub(crate) made: Mutex<HashSet<Key>>,
     /// What every step is keyed on, as far as that is known.
     pub(crate) keyed: Mutex<Vec<(StepId, Option<Preimage>, StepOutcome)>>,
-}
-
-/// The keys of a step.
-struct Keys {
-    /// Digests of whole trees only; `None` if the exact key is as cheap.
-    coarse: Option<Preimage>,
-    /// What the step reads, exactly, once it is known.
-    exact: Option<Preimage>,
 }
 
 impl Solver<'_> {
@@ -232,49 +224,54 @@ impl Solver<'_> {
         started: Instant,
     ) -> Result<Solved, BuildError> {
         let common = Common { platform: &stage.platform, epoch: self.request.source_date_epoch };
-        let mut keys = Keys { coarse: self.coarse(step, &common, base, inputs), exact: None };
-        if let (Some(coarse), false) = (&keys.coarse, stage.no_cache)
-            && let Some(hit) = self.look_up(coarse).await
+        let unkeyed = self.unkeyed(step);
+        let coarse = self.coarse(step, &common, base, inputs);
+        if let (Some(coarse), false) = (&coarse, stage.no_cache)
+            && let Some((hit, _)) = self.look_up(coarse, &unkeyed).await
         {
             self.verify_hit(stage, step, base, inputs, &hit.record).await?;
-            let origin = origin(&hit.record, Found::Exact);
-            return Ok(Some(self.cached(step, base, hit, origin, started)));
+            return Ok(Some(self.cached(step, base, hit, started)));
         }
-        let exact = self.exact(step, &common, base, inputs).await?;
+        let whole = self.exact(step, &common, base, inputs).await?;
         if !stage.no_cache
-            && let Some(hit) = self.look_up(&exact).await
+            && let Some((hit, unkeyed)) = self.look_up(&whole, &unkeyed).await
         {
-            if let Some(coarse) = keys.coarse {
-                self.publish_alias(step, &hit.record, coarse).await;
+            if let Some(coarse) = coarse {
+                self.publish_alias(step, &hit.record, keys::unkeyed(&coarse, unkeyed)).await;
             }
             self.verify_hit(stage, step, base, inputs, &hit.record).await?;
-            let origin = origin(&hit.record, Found::Exact);
-            return Ok(Some(self.cached(step, base, hit, origin, started)));
+            return Ok(Some(self.cached(step, base, hit, started)));
         }
         let linked = match &step.op {
-            Op::Copy(op) => keys::linked(op, &exact),
+            Op::Copy(op) => keys::linked(op, &whole),
             _ => None,
         };
         if let (Some(linked), false) = (&linked, stage.no_cache)
-            && let Some(hit) = self.look_up(linked).await
+            && let Some(hit) = self.engine.cache.lookup(&linked.key()).await
         {
-            return Ok(Some(self.put_on(step, base, hit, exact, Found::Linked, started).await?));
+            return Ok(Some(self.put_on(step, base, hit, whole, Found::Linked, started).await?));
         }
-        let mut traced = TracedStep::default();
+        let mut traced: Vec<TracedStep> = Vec::new();
         if self.is_traced(step) && !stage.no_cache {
-            traced = self.look_up_traced(step, &exact, base, inputs).await?;
-            if let Some(hit) = traced.hit.take() {
-                self.found_by(step, hit.record.clone());
-                self.verify_hit(stage, step, base, inputs, &hit.record).await?;
-                return Ok(Some(self.put_on(step, base, hit, exact, Found::Traced, started).await?));
+            for unkeyed in &unkeyed {
+                let exact = keys::unkeyed(&whole, unkeyed);
+                let found = self.look_up_traced(step, &exact, base, inputs).await?;
+                if let Some(hit) = found.hit {
+                    self.found_by(step, hit.record.clone());
+                    self.verify_hit(stage, step, base, inputs, &hit.record).await?;
+                    return Ok(Some(self.put_on(step, base, hit, exact, Found::Traced, started).await?));
+                }
+                traced.push(found);
             }
         }
-        keys.exact = Some(exact.clone());
+        // What it is most likely to be recorded under.
+        let exact = keys::unkeyed(&whole, &unkeyed[0]);
         let why = if stage.no_cache {
             let causes = vec![Cause { kind: CauseKind::Disabled, name: String::new() }];
             Why { causes, ..Why::from("the cache is switched off for it") }
         } else {
-            self.why(stage, step, base, inputs, &exact, traced.nearest.take()).await
+            let nearest = traced.first_mut().and_then(|traced| traced.nearest.take());
+            self.why(stage, step, base, inputs, &exact, nearest).await
         };
         if self.request.dry_run {
             self.would_run(step, Some(exact), why, started.elapsed());
@@ -291,9 +288,8 @@ impl Solver<'_> {
                 Turn::Mine(Lease::default())
             };
             // After it is known whose turn it is: whoever had it has published before giving it back.
-            if takes_records && let Some(hit) = self.look_up(&exact).await {
-                let origin = origin(&hit.record, Found::Exact);
-                return Ok(Some(self.cached(step, base, hit, origin, started)));
+            if takes_records && let Some((hit, _)) = self.look_up(&whole, &unkeyed).await {
+                return Ok(Some(self.cached(step, base, hit, started)));
             }
             match turn {
                 Turn::Mine(lease) => break lease,
@@ -305,22 +301,26 @@ impl Solver<'_> {
             }
         };
         let created = self.engine.now();
-        let made = self.work(stage, step, base, inputs, traced.last.as_ref()).await?;
+        let last = traced.iter().find_map(|traced| traced.last.as_ref());
+        let made = self.work(stage, step, base, inputs, last).await?;
         let created = self.request.source_date_epoch.map_or(created, |epoch| epoch.min(created));
         let tree = made.tree.digest();
+        let unseen = self.unseen(step, &made);
+        let exact = keys::unkeyed(&whole, &unseen);
         let record = self.engine.record(exact.clone(), vec![made.descriptor], tree, created, started);
         let mut record = Record { log: made.log, ..record };
         record = self
             .publish(record, stage.no_cache, Making { lease, predecessor: self.predecessor(step) })
             .await?;
         self.progress.made.lock().unwrap_or_else(PoisonError::into_inner).insert(exact.key());
-        for short_cut in keys.coarse.into_iter().chain(linked) {
-            self.publish_alias(step, &record, short_cut).await;
+        for short_cut in coarse.into_iter().chain(linked) {
+            self.publish_alias(step, &record, keys::unkeyed(&short_cut, &unseen)).await;
         }
         if let Some(shape) = &made.reads
             && record.layers == [made.descriptor]
         {
-            let known = std::mem::take(&mut traced.known);
+            let known = unkeyed.into_iter().zip(traced).find(|(names, _)| *names == unseen);
+            let known = known.map(|(_, traced)| traced.known);
             self.publish_traced(step, &record, shape, known, base, inputs).await?;
         }
         self.progress.ran.fetch_add(1, Ordering::Relaxed);
@@ -392,7 +392,7 @@ impl Solver<'_> {
                         let tree = self.layers.input_tree(self.engine, input).await?;
                         let digest = copy_step::select(&*tree, op)
                             .and_then(|selected| copy_step::digest(&*tree, &selected))
-                            .map_err(|error| self.copy_error(step, op, Some(input), &error))?;
+                            .map_err(|error| self.copy_error(step, Some(input), &error))?;
                         Some(Read::Selection(digest))
                     }
                 };
@@ -400,7 +400,7 @@ impl Solver<'_> {
                 for (remote, input) in op.remotes.iter().zip(inputs.iter().skip(1)) {
                     let tree = self.layers.input_tree(self.engine, input).await?;
                     let digest = copy_step::remote_digest(&*tree, op, &remote.name)
-                        .map_err(|error| self.copy_error(step, op, Some(input), &error))?;
+                        .map_err(|error| self.copy_error(step, Some(input), &error))?;
                     remotes.push(Read::Selection(digest));
                 }
                 keys::copy(common, base.digest, op, read, &remotes)
@@ -439,7 +439,6 @@ impl Solver<'_> {
     pub(super) fn copy_error(
         &self,
         step: &PlannedStep,
-        op: &CopyOp,
         input: Option<&InputTree>,
         error: &CopyError,
     ) -> BuildError {
@@ -462,17 +461,27 @@ impl Solver<'_> {
         let error =
             self.error(step, format!("{keyword} source \"{path}\" not found in the context")).word(path);
         let names = context.similar(&clean);
-        let _ = op;
         error.suggest(path, names.iter().map(String::as_str)).into()
     }
 
-    /// Looks up a record whose layers are there too.
-    async fn look_up(&self, preimage: &Preimage) -> Option<Hit> {
-        self.engine.cache.lookup(&preimage.key()).await
+    /// Looks up a record whose layers are there too, and with which of `unkeyed` left out.
+    async fn look_up<'u>(&self, whole: &Preimage, unkeyed: &'u [Vec<String>]) -> Option<(Hit, &'u [String])> {
+        for names in unkeyed {
+            if let Some(hit) = self.engine.cache.lookup(&keys::unkeyed(whole, names).key()).await {
+                return Some((hit, names));
+            }
+        }
+        None
     }
 
-    /// Takes a step's result from a record.
-    fn cached(
+    /// Takes a step's result from the record of its own key.
+    fn cached(&self, step: &PlannedStep, base: &Arc<Chain>, hit: Hit, started: Instant) -> Arc<Chain> {
+        let origin = origin(&hit.record, Found::Exact);
+        self.taken(step, base, hit, origin, started)
+    }
+
+    /// Takes a step's result from a record that was found as `origin` says.
+    fn taken(
         &self,
         step: &PlannedStep,
         base: &Arc<Chain>,
@@ -506,7 +515,7 @@ impl Solver<'_> {
         let scope = self.engine.cache.write_scope().clone();
         let record = Record { preimage: exact, tree: tree.digest(), scope, ..record };
         let record = self.publish(record, false, Making::default()).await?;
-        let chain = self.cached(step, base, Hit { record, from }, origin, started);
+        let chain = self.taken(step, base, Hit { record, from }, origin, started);
         let _ = chain.tree.set(Arc::new(tree));
         Ok(chain)
     }
@@ -551,11 +560,17 @@ impl Solver<'_> {
     }
 
     /// Stores a record under another key as well. Only a short cut: its loss costs time.
-    async fn publish_alias(&self, step: &PlannedStep, record: &Record, preimage: Preimage) {
+    pub(super) async fn publish_alias(
+        &self,
+        step: &PlannedStep,
+        record: &Record,
+        preimage: Preimage,
+    ) -> Record {
         let record = Record { preimage, scope: self.engine.cache.write_scope().clone(), ..record.clone() };
         let making = Making { predecessor: self.predecessor(step), ..Making::default() };
         let _ = self.engine.cache.publish_made(record.clone(), true, making).await;
-        self.found_by(step, record);
+        self.found_by(step, record.clone());
+        record
     }
 
     /// What the step had made the last time.
@@ -605,4 +620,6 @@ pub(crate) struct Made {
     pub(crate) log: Option<Digest>,
     /// What it looked at, if that is known.
     pub(crate) reads: Option<crate::record::Shape>,
+    /// Unkeyed build arguments whose values are in the layer or in the log.
+    pub(crate) shown: Vec<String>,
 }

@@ -16,7 +16,7 @@ use crate::explain::Difference;
 use crate::record::{
     Bundle, BundleName, BundleStep, Preimage, Record, SHAPE_BYTES_MAX, Shape, VALUES_BYTES_MAX, Values,
 };
-use crate::store::{Hit, Making};
+use crate::store::Hit;
 use crate::tree::{Look, Tree};
 
 /// Shapes of one definition that are tried: a step that reads other files with other inputs has some of them, and each
@@ -186,13 +186,14 @@ impl Solver<'_> {
         Some(different.map(difference).take(DIFFERENCES_MAX).collect())
     }
 
-    /// Records a result under what the step looked at and saw.
+    /// Records a result under what the step looked at and saw. `known` are the records of its definition, if they have been
+    /// looked up.
     pub(super) async fn publish_traced(
         &self,
         step: &PlannedStep,
         record: &Record,
         shape: &Shape,
-        known: Bundle,
+        known: Option<Bundle>,
         base: &Arc<Chain>,
         inputs: &[InputTree],
     ) -> Result<(), BuildError> {
@@ -209,17 +210,18 @@ impl Solver<'_> {
         };
         let definition = record.preimage.definition();
         let traced = definition.traced(store(shape)?, store(values)?);
-        let scope = self.engine.cache.write_scope().clone();
-        let record = Record { preimage: traced, scope, ..record.clone() };
         // The latest result counts: an earlier one for the same would have been a hit.
-        let making = Making { predecessor: self.predecessor(step), ..Making::default() };
-        let _ = self.engine.cache.publish_made(record.clone(), true, making).await;
-        self.found_by(step, record.clone());
+        let record = self.publish_alias(step, record, traced).await;
         let mut bundle = Bundle { steps: vec![BundleStep { slot: "shape".to_owned(), record }] };
         let mut keys: HashSet<_> = bundle.steps.iter().map(|step| step.record.key()).collect();
+        let name = BundleName::shapes(&definition);
+        let known = match known {
+            Some(known) => known,
+            None => self.engine.cache.bundle(&name).await.unwrap_or_default(),
+        };
         let earlier = known.steps.into_iter().filter(|step| keys.insert(step.record.key()));
         bundle.steps.extend(earlier.take(RECORDS_MAX - 1));
-        let _ = self.engine.cache.publish_bundle(&BundleName::shapes(&definition), bundle).await;
+        let _ = self.engine.cache.publish_bundle(&name, bundle).await;
         Ok(())
     }
 }

@@ -200,6 +200,11 @@ pub struct BuildArgs {
     #[arg(long, value_name = "KEY[=VALUE]")]
     pub build_arg: Vec<BuildArg>,
 
+    /// Set a build argument that RUN steps are not keyed on: they do not run again for another value, unless what they
+    /// made the last time, their output or the paths they looked at show it
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    pub unkeyed_arg: Vec<BuildArg>,
+
     /// Name another context: a directory, docker-image://REFERENCE, oci-layout://DIR[:TAG],
     /// docker-archive://FILE, oci-archive://FILE, target:STAGE, a git repository, a URL
     #[arg(long, value_name = "NAME=SOURCE")]

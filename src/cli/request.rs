@@ -59,7 +59,9 @@ pub(crate) fn of_args(
     let stdin_is_taken = args.context == "-" || args.file.as_deref() == Some("-");
     secrets::check_stdin(&args.secret, stdin_is_taken, environment)?;
     let Sources { dockerfile, remote_dockerfile, context } = Sources::find(args, environment, stdin)?;
-    let mut build_args = build_args(&args.build_arg, environment);
+    let unkeyed = args.unkeyed_arg.iter().filter(|arg| !is_only_named(arg, &args.build_arg));
+    let given: Vec<BuildArg> = args.build_arg.iter().chain(unkeyed).cloned().collect();
+    let mut build_args = build_args(&given, environment);
     proxies::add(environment.docker_config().as_deref(), &mut build_args);
     let source_date_epoch = source_date_epoch(&build_args)?;
     let mut platforms: Vec<Platform> = Vec::new();
@@ -74,6 +76,7 @@ pub(crate) fn of_args(
         remote_dockerfile,
         context,
         build_args,
+        unkeyed_args: args.unkeyed_arg.iter().map(|arg| arg.name.clone()).collect(),
         build_contexts: build_contexts(&args.build_context, environment)?,
         target: args.target.clone().filter(|target| !target.is_empty()),
         platforms,
@@ -131,6 +134,11 @@ fn build_args(given: &[BuildArg], environment: &Environment) -> Vec<(String, Str
         args.push((name.to_owned(), value.to_owned()));
     }
     args
+}
+
+/// Whether `--unkeyed-arg` says no more than how an argument is keyed that `--build-arg` sets.
+fn is_only_named(arg: &BuildArg, set: &[BuildArg]) -> bool {
+    arg.value.is_none() && set.iter().any(|set| set.name == arg.name)
 }
 
 /// Whether the result is an index: where there are several platforms, or the build argument says so

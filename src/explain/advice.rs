@@ -91,8 +91,8 @@ impl fmt::Display for Finding {
             ),
             Self::Variables(_) => write!(
                 f,
-                "it ran only because {subjects} had another value, and made the same: declare it behind this step, or \
-                 make it a `--label`"
+                "it ran only because {subjects} had another value, and made the same: declare it behind this step, \
+                 make it a `--label`, or pass it with `--unkeyed-arg`"
             ),
             Self::Ignore(_) => write!(
                 f,

@@ -165,6 +165,7 @@ fn describe(field: &str) -> String {
         "chmod" => "`--chmod`".to_owned(),
         "exclude" => "`--exclude`".to_owned(),
         "epoch" => "SOURCE_DATE_EPOCH".to_owned(),
+        "unkeyed" => "`--unkeyed-arg`".to_owned(),
         "remotes" => "what it fetches".to_owned(),
         other => format!("the {other}"),
     }

@@ -45,5 +45,6 @@ mod terminal;
 mod traced;
 mod traced_faults;
 mod transports;
+mod unkeyed;
 mod users;
 mod verify_hits;

@@ -36,6 +36,8 @@ pub(super) const NOT_IN_ENVIRONMENT: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", 
 struct State {
     env: Variables,
     declared: Vec<(String, Option<String>)>,
+    /// Variables that are build arguments which commands are not to be keyed on.
+    unkeyed: BTreeSet<String>,
     image: ImageConfig,
     cwd: String,
     /// A WORKDIR was given in this Dockerfile.
@@ -215,12 +217,21 @@ impl State {
             env.set(name, value);
         }
         let cwd = absolute("/", &image.config.working_dir);
-        Self { env, declared: Vec::new(), image, cwd, has_workdir: false, is_unknown: false }
+        Self {
+            env,
+            declared: Vec::new(),
+            unkeyed: BTreeSet::new(),
+            image,
+            cwd,
+            has_workdir: false,
+            is_unknown: false,
+        }
     }
 
     /// Sets a variable in the image's configuration too, in place if it is there.
     fn set_env(&mut self, name: &str, value: &str) {
         self.env.set(name, value);
+        self.unkeyed.remove(name);
         let variables = &mut self.image.config.env;
         let text = format!("{name}={value}");
         let same = |variable: &&mut String| {
@@ -230,6 +241,13 @@ impl State {
             Some(variable) => *variable = text,
             None => variables.push(text),
         }
+    }
+
+    /// The variables that commands are not keyed on, with their values. What is empty could be everywhere.
+    fn unkeyed(&self) -> Vec<(String, String)> {
+        let pairs = self.env.pairs().iter();
+        let pairs = pairs.filter(|(name, value)| self.unkeyed.contains(name) && !value.is_empty());
+        pairs.cloned().collect()
     }
 
     fn user(&self) -> String {
@@ -417,6 +435,9 @@ impl StageLowering<'_, '_, '_> {
                         && !NOT_IN_ENVIRONMENT.contains(&name.as_str())
                     {
                         self.state.env.set(name.clone(), value.clone());
+                        if self.all.draft.request.unkeyed_args.contains(&name) {
+                            self.state.unkeyed.insert(name.clone());
+                        }
                     }
                     texts.push(match &value {
                         Some(value) => format!("{name}={value}"),

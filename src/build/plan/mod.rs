@@ -168,6 +168,8 @@ pub(crate) struct RunOp {
     pub(crate) env: Vec<(String, String)>,
     /// Proxy variables: part of the environment, never of a key.
     pub(crate) proxy: Vec<(String, String)>,
+    /// Build arguments in the environment that it is not keyed on unless their values show. None is empty.
+    pub(crate) unkeyed: Vec<(String, String)>,
     /// The working directory.
     pub(crate) cwd: String,
     /// `USER`, unresolved; empty for root.

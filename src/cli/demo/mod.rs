@@ -5,7 +5,7 @@ mod elf;
 mod project;
 mod show;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -147,6 +147,7 @@ fn build(
         remote_dockerfile: None,
         context: ContextSource::Directory(checkout.to_owned()),
         build_args: Vec::new(),
+        unkeyed_args: BTreeSet::new(),
         build_contexts: BTreeMap::from([(
             "base".to_owned(),
             NamedContext::OciLayout(format!("{}:latest", layout.display())),

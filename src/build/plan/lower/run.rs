@@ -74,6 +74,7 @@ impl StageLowering<'_, '_, '_> {
             args,
             env,
             proxy,
+            unkeyed: self.state.unkeyed(),
             cwd: self.state.cwd.clone(),
             user: self.state.user(),
             network,
