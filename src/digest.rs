@@ -282,6 +282,18 @@ impl<W: Write> Write for Hashing<W> {
     }
 }
 
+impl Digest {
+    /// The SHA-256 of all that `content` gives.
+    ///
+    /// # Errors
+    /// The first that reading gives.
+    pub fn of_reader(mut content: impl Read) -> io::Result<Self> {
+        let mut hashing = Hashing::new(io::sink());
+        io::copy(&mut content, &mut hashing)?;
+        Ok(hashing.finish().1)
+    }
+}
+
 /// A reader that reports the end of its input only if size and digest are what they should be.
 ///
 /// It never hands out more than the expected number of bytes. A consumer must read to the end (a read that

@@ -1,12 +1,13 @@
 //! What a command sees, served from layers while it runs instead of being unpacked before; and what it looked at.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::chain::Chain;
 use super::contents::Contents;
 use super::contexts::ContextTree;
 use super::engine::Engine;
@@ -14,7 +15,7 @@ use super::error::BuildError;
 use super::inputs::InputTree;
 use super::layers::Layers;
 use crate::context::open::open_file;
-use crate::digest::Hashing;
+use crate::digest::Digest;
 use crate::exec::ServedTree;
 use crate::layer::display_path;
 use crate::record::{Looks, Shape};
@@ -67,18 +68,17 @@ impl Served {
                 let context = Arc::clone(context);
                 (Origin::Context(Arc::clone(&context)), Arc::new(ContextFiles(context)))
             }
-            InputTree::Chain(chain) => {
-                let contents = layers.contents(engine, chain).await?;
-                (Origin::Layers(Arc::clone(&contents)), Arc::new(LayerFiles(contents)))
-            }
-            InputTree::Empty => {
-                let contents = layers.contents(engine, &super::chain::Chain::empty()).await?;
+            InputTree::Chain(_) | InputTree::Empty => {
+                let chain = match input {
+                    InputTree::Chain(chain) => Arc::clone(chain),
+                    _ => Chain::empty(),
+                };
+                let contents = layers.contents(engine, &chain).await?;
                 (Origin::Layers(Arc::clone(&contents)), Arc::new(LayerFiles(contents)))
             }
         };
         let options = ServeOptions { threads: THREADS, single_id: engine.ownership.single_id };
         let traced = TracedTree::new(&tree, contents, options);
-        // Short names, and outside of what the step's own directories are called.
         let place = self.home.join(self.trees.len().to_string());
         fs_err::create_dir(&place)
             .map_err(|error| BuildError::cache("making a temporary directory", error))?;
@@ -133,7 +133,7 @@ impl Served {
     pub(crate) fn looks(&self, files: &[&str]) -> Result<Option<Shape>, BuildError> {
         let mut trees = Vec::with_capacity(self.trees.len());
         for (number, part) in self.trees.iter().enumerate() {
-            let mut looks: BTreeMap<Vec<u8>, Look> = part.traced.looks().into_iter().collect();
+            let mut looks = part.traced.looks();
             if let Origin::Context(context) = &part.origin {
                 verify(context, &looks)?;
             }
@@ -217,16 +217,12 @@ fn on_disk(root: &Path, path: &[u8]) -> PathBuf {
 
 /// A step may not have seen another content than its key is made of: what it read is compared with what was scanned.
 fn verify(context: &ContextTree, looks: &BTreeMap<Vec<u8>, Look>) -> Result<(), BuildError> {
-    let read = looks.iter().filter(|(_, look)| look.has(Look::CONTENT)).map(|(path, _)| path);
-    let read: BTreeSet<&Vec<u8>> = read.collect();
-    for path in read {
+    for (path, _) in looks.iter().filter(|(_, look)| look.has(Look::CONTENT)) {
         let Some(node) = context.tree.get(path) else { continue };
         let Some(expected) = node.content() else { continue };
         let changed = || BuildError::changed(&display_path(path));
-        let mut file = open_file(&on_disk(&context.root, path)).map_err(|_| changed())?;
-        let mut hashing = Hashing::new(io::sink());
-        io::copy(&mut file, &mut hashing).map_err(|_| changed())?;
-        if hashing.finish().1 != *expected {
+        let digest = open_file(&on_disk(&context.root, path)).and_then(Digest::of_reader);
+        if digest.map_err(|_| changed())? != *expected {
             return Err(changed());
         }
     }

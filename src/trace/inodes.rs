@@ -83,22 +83,23 @@ impl Inodes {
     /// Looks up a name, which is an input whether there is something or not.
     pub(super) fn look_up(&self, parent: u64, name: &[u8]) -> Option<(u64, Arc<Inode>)> {
         let dir = self.get(parent)?;
-        let path = child_path(&dir.path, name);
         let Some(child) = dir.directory()?.child(name) else {
+            let path = child_path(&dir.path, name);
             self.absent.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
             return None;
         };
-        let (number, inode) = self.number(parent, name, &path, child);
+        let (number, inode) = self.number((parent, &dir), name, child);
         inode.look(Look::NODE);
         if inode.nlink > 1 {
+            let path = child_path(&dir.path, name);
             inode.names.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
         }
         Some((number, inode))
     }
 
-    /// The number of a node, whether somebody has looked at it or only seen its name.
-    pub(super) fn number(&self, parent: u64, name: &[u8], path: &[u8], child: Child) -> (u64, Arc<Inode>) {
-        let place = (parent, name.to_vec());
+    /// The number of the node that is called `name` in a directory, whether somebody has looked at it or only seen its name.
+    pub(super) fn number(&self, parent: (u64, &Inode), name: &[u8], child: Child) -> (u64, Arc<Inode>) {
+        let place = (parent.0, name.to_vec());
         let known = |table: &Table, number: u64| {
             (number, Arc::clone(&table.inodes[usize::try_from(number - 1).unwrap_or_default()]))
         };
@@ -121,7 +122,7 @@ impl Inodes {
             return known(&table, number);
         }
         let inode = Arc::new(Inode {
-            path: path.to_vec(),
+            path: child_path(&parent.1.path, name),
             child,
             nlink: group.map_or(1, |group| self.tree.names_in_group(group)),
             looked: AtomicU8::new(0),
@@ -137,7 +138,7 @@ impl Inodes {
     }
 
     /// All that was looked at.
-    pub(super) fn looks(&self) -> Vec<(Vec<u8>, Look)> {
+    pub(super) fn looks(&self) -> BTreeMap<Vec<u8>, Look> {
         let mut looks = BTreeMap::new();
         for path in &*self.absent.lock().unwrap_or_else(PoisonError::into_inner) {
             looks.insert(path.clone(), Look::NODE);
@@ -153,6 +154,6 @@ impl Inodes {
                 looks.insert(name.clone(), look);
             }
         }
-        looks.into_iter().collect()
+        looks
     }
 }

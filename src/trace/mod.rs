@@ -17,6 +17,7 @@
 mod inodes;
 mod serve;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -62,12 +63,11 @@ pub struct TracedTree {
 impl TracedTree {
     /// Shows `tree`, whose contents come from `contents`.
     pub fn new(tree: &Tree, contents: Arc<dyn Contents>, options: ServeOptions) -> Arc<Self> {
-        let has_xattrs = tree.walk(b"").any(|(_, node)| !node.metadata.xattrs.is_empty());
         Arc::new(Self {
             inodes: inodes::Inodes::new(tree),
             contents,
             options,
-            has_xattrs,
+            has_xattrs: tree.has_xattrs(),
             failure: Mutex::default(),
             is_served: Mutex::default(),
             ended: Condvar::new(),
@@ -93,7 +93,7 @@ impl TracedTree {
     }
 
     /// What was looked at so far, by path.
-    pub fn looks(&self) -> Vec<(Vec<u8>, Look)> {
+    pub fn looks(&self) -> BTreeMap<Vec<u8>, Look> {
         self.inodes.looks()
     }
 

@@ -16,7 +16,7 @@ use fuser::{
 use super::TracedTree;
 use super::inodes::{Inode, ROOT};
 use crate::layer::Timestamp;
-use crate::tree::{Look, NodeKind, child_path};
+use crate::tree::{Look, NodeKind};
 
 /// How long the kernel may believe an answer: a tree never changes.
 const FOR_EVER: Duration = Duration::from_secs(1 << 30);
@@ -63,13 +63,14 @@ impl Answers {
     fn attributes(&self, number: u64, inode: &Inode) -> FileAttr {
         let node = inode.node();
         let metadata = &node.metadata;
-        let (kind, size, device) = match &node.kind {
-            NodeKind::Directory => (FileType::Directory, DIRECTORY_SIZE, 0),
-            NodeKind::File { size, .. } => (FileType::RegularFile, *size, 0),
-            NodeKind::Symlink { target } => (FileType::Symlink, target.len() as u64, 0),
-            NodeKind::CharDevice { major, minor } => (FileType::CharDevice, 0, device(*major, *minor)),
-            NodeKind::BlockDevice { major, minor } => (FileType::BlockDevice, 0, device(*major, *minor)),
-            NodeKind::Fifo => (FileType::NamedPipe, 0, 0),
+        let (size, device) = match &node.kind {
+            NodeKind::Directory => (DIRECTORY_SIZE, 0),
+            NodeKind::File { size, .. } => (*size, 0),
+            NodeKind::Symlink { target } => (target.len() as u64, 0),
+            NodeKind::CharDevice { major, minor } | NodeKind::BlockDevice { major, minor } => {
+                (0, device(*major, *minor))
+            }
+            NodeKind::Fifo => (0, 0),
         };
         let time = time(metadata.mtime);
         let (uid, gid) = if self.0.options.single_id { (0, 0) } else { (metadata.uid, metadata.gid) };
@@ -81,7 +82,7 @@ impl Answers {
             mtime: time,
             ctime: time,
             crtime: time,
-            kind,
+            kind: file_type(&node.kind),
             perm: (metadata.mode & 0o7777) as u16,
             nlink: inode.nlink,
             uid,
@@ -114,6 +115,17 @@ impl Answers {
             Errno::EIO
         })?;
         Ok(bytes)
+    }
+}
+
+fn file_type(kind: &NodeKind) -> FileType {
+    match kind {
+        NodeKind::Directory => FileType::Directory,
+        NodeKind::File { .. } => FileType::RegularFile,
+        NodeKind::Symlink { .. } => FileType::Symlink,
+        NodeKind::CharDevice { .. } => FileType::CharDevice,
+        NodeKind::BlockDevice { .. } => FileType::BlockDevice,
+        NodeKind::Fifo => FileType::NamedPipe,
     }
 }
 
@@ -219,25 +231,20 @@ impl Filesystem for Answers {
         };
         let Some(dir) = inode.directory() else { return reply.error(Errno::ENOTDIR) };
         inode.look(Look::NAMES);
+        let mut add = |number: u64, place: u64, kind: FileType, name: &[u8]| {
+            reply.add(INodeNo(number), place, kind, OsStr::from_bytes(name))
+        };
         // Both are only for show: the kernel knows them better.
-        let dots =
-            [".", ".."].into_iter().map(|name| (number.0, FileType::Directory, name.as_bytes().to_vec()));
-        let children = dir.children().map(|(name, child)| {
-            let kind = match &child.node().kind {
-                NodeKind::Directory => FileType::Directory,
-                NodeKind::File { .. } => FileType::RegularFile,
-                NodeKind::Symlink { .. } => FileType::Symlink,
-                NodeKind::CharDevice { .. } => FileType::CharDevice,
-                NodeKind::BlockDevice { .. } => FileType::BlockDevice,
-                NodeKind::Fifo => FileType::NamedPipe,
-            };
-            let path = child_path(&inode.path, name);
-            let (number, _) = self.0.inodes.number(number.0, name, &path, child);
-            (number, kind, name.to_vec())
-        });
-        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (place, (number, kind, name)) in (1..).zip(dots.chain(children)).skip(skip) {
-            if reply.add(INodeNo(number), place, kind, OsStr::from_bytes(&name)) {
+        for (place, dots) in [(1, b".".as_slice()), (2, b"..")] {
+            if offset < place && add(number.0, place, FileType::Directory, dots) {
+                return reply.ok();
+            }
+        }
+        let skip = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
+        for (place, (name, child)) in (3..).zip(dir.children()).skip(skip) {
+            let kind = file_type(&child.node().kind);
+            let (number, _) = self.0.inodes.number((number.0, &inode), name, child);
+            if add(number, place, kind, name) {
                 break;
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::node::{Dir, NodeKind, Slot, Tree, join};
+use super::node::{Dir, NodeKind, Slot, Tree, child_path};
 
 /// How a path is different.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,7 +64,7 @@ fn compare_nodes(old: &Arc<Dir>, new: &Arc<Dir>, path: &[u8], found: &mut Vec<Ch
         if found.len() >= limit {
             return;
         }
-        let path = join(path, name);
+        let path = child_path(path, name);
         let kind = match (old.children.get(name), new.children.get(name)) {
             (Some(Slot::Dir(old)), Some(Slot::Dir(new))) => {
                 compare_nodes(old, new, &path, found, limit);

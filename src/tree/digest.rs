@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::node::{Dir, Node, NodeKind, Slot, Summary, Tree, components, join};
+use super::node::{Dir, Node, NodeKind, Slot, Summary, Tree, child_path, components};
 use crate::digest::{Digest, Hasher};
 use crate::encoding::Encoder;
 use crate::layer::encode_xattrs;
@@ -28,6 +28,11 @@ impl Tree {
             None => self.digest(),
             Some(slot) => hash_tree(slot),
         })
+    }
+
+    /// Whether anything in the tree has extended attributes.
+    pub fn has_xattrs(&self) -> bool {
+        self.root.summary().xattrs
     }
 
     /// The paths below `path`, relative to it, of each hard-link group with at least two of them; sorted.
@@ -63,17 +68,17 @@ fn hash(magic: &[u8], data: &[u8]) -> Digest {
     hasher.finish()
 }
 
-/// The groups in `dir`, each sorted, in the order of their first paths.
-fn groups(dir: &Dir) -> Vec<Vec<Vec<u8>>> {
+/// The names of the groups in `dir`, each sorted.
+pub(super) fn names_of_groups(dir: &Dir) -> BTreeMap<u64, Vec<Vec<u8>>> {
     fn collect(dir: &Dir, path: &[u8], found: &mut BTreeMap<u64, Vec<Vec<u8>>>) {
         if !dir.summary().linked {
             return;
         }
         for (name, slot) in &dir.children {
             match slot {
-                Slot::Dir(inner) => collect(inner, &join(path, name), found),
+                Slot::Dir(inner) => collect(inner, &child_path(path, name), found),
                 Slot::Leaf { group: Some(group), .. } => {
-                    found.entry(*group).or_default().push(join(path, name));
+                    found.entry(*group).or_default().push(child_path(path, name));
                 }
                 Slot::Leaf { group: None, .. } => {}
             }
@@ -81,10 +86,15 @@ fn groups(dir: &Dir) -> Vec<Vec<Vec<u8>>> {
     }
     let mut found = BTreeMap::new();
     collect(dir, &[], &mut found);
-    let mut groups: Vec<Vec<Vec<u8>>> = found.into_values().filter(|paths| paths.len() > 1).collect();
-    for paths in &mut groups {
+    for paths in found.values_mut() {
         paths.sort();
     }
+    found
+}
+
+/// The groups in `dir` with at least two names, each sorted, in the order of their first paths.
+fn groups(dir: &Dir) -> Vec<Vec<Vec<u8>>> {
+    let mut groups: Vec<_> = names_of_groups(dir).into_values().filter(|paths| paths.len() > 1).collect();
     groups.sort();
     groups
 }
@@ -96,15 +106,21 @@ impl Dir {
             let mut encoder = Encoder::new();
             encode_metadata(&mut encoder, &self.node);
             let mut linked = false;
+            let mut xattrs = !self.node.metadata.xattrs.is_empty();
             encoder.list(&self.children, |e, (name, slot)| {
                 e.bytes(name);
                 encode_slot(e, slot);
-                linked |= match slot {
-                    Slot::Dir(dir) => dir.summary().linked,
-                    Slot::Leaf { group, .. } => group.is_some(),
+                let inner = match slot {
+                    Slot::Dir(dir) => {
+                        let Summary { linked, xattrs, .. } = dir.summary();
+                        (linked, xattrs)
+                    }
+                    Slot::Leaf { node, group } => (group.is_some(), !node.metadata.xattrs.is_empty()),
                 };
+                linked |= inner.0;
+                xattrs |= inner.1;
             });
-            Summary { digest: hash(DIRECTORY_MAGIC, &encoder.finish()), linked }
+            Summary { digest: hash(DIRECTORY_MAGIC, &encoder.finish()), linked, xattrs }
         })
     }
 }

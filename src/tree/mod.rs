@@ -14,8 +14,8 @@ mod resolve;
 pub use apply::TreeError;
 pub use changes::{Change, ChangeKind, changes};
 pub use handle::{Child, DirHandle};
-pub use node::{Node, NodeKind, NodeRef, Origin, Tree, Walk};
-pub use observe::{Look, Observer, Seen, child_path};
+pub use node::{Node, NodeKind, NodeRef, Origin, Tree, Walk, child_path};
+pub use observe::{Look, Observer, Seen};
 pub use resolve::{ResolveError, Resolved};
 
 #[cfg(test)]

@@ -128,6 +128,8 @@ pub(super) struct Summary {
     pub(super) digest: Digest,
     /// Whether anything in it has a group.
     pub(super) linked: bool,
+    /// Whether it, or anything in it, has extended attributes.
+    pub(super) xattrs: bool,
 }
 
 impl Clone for Dir {
@@ -263,7 +265,7 @@ impl Tree {
     }
 
     pub(super) fn slot_ref<'a>(&self, slot: &'a Slot) -> NodeRef<'a> {
-        let nlink = slot.group().and_then(|group| self.groups.get(&group)).copied().unwrap_or(1);
+        let nlink = slot.group().map_or(1, |group| self.names_in_group(group));
         NodeRef { node: slot.node(), nlink, group: slot.group().filter(|_| nlink > 1) }
     }
 }
@@ -302,7 +304,7 @@ impl<'a> Iterator for Walk<'a> {
                 self.stack.pop();
                 continue;
             };
-            let child = join(prefix, name);
+            let child = child_path(prefix, name);
             let dir = match slot {
                 Slot::Dir(dir) => Some(&**dir),
                 Slot::Leaf { .. } => None,
@@ -315,7 +317,7 @@ impl<'a> Iterator for Walk<'a> {
 }
 
 /// The path of `name` in the directory `path`.
-pub(super) fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
+pub fn child_path(path: &[u8], name: &[u8]) -> Vec<u8> {
     let mut joined = Vec::with_capacity(path.len() + 1 + name.len());
     if !path.is_empty() {
         joined.extend_from_slice(path);

@@ -1,9 +1,10 @@
 //! What somebody who looked at a path of a tree saw (`docs/formats.md`, "Read sets").
 
-use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
-use super::node::{Node, NodeKind, NodeRef, Tree, join};
+use super::digest::names_of_groups;
+use super::node::{Node, NodeKind, NodeRef, Tree};
 use crate::digest::{Digest, Hasher};
 use crate::encoding::Encoder;
 use crate::layer::encode_xattrs;
@@ -62,13 +63,13 @@ pub type Seen = [u8; 16];
 pub struct Observer<'t> {
     tree: &'t Tree,
     /// The digest of the names of each hard-link group, once one of them is looked at.
-    groups: OnceCell<HashMap<u64, Digest>>,
+    groups: OnceLock<HashMap<u64, Digest>>,
 }
 
 impl<'t> Observer<'t> {
     /// Somebody who looks at `tree`.
     pub fn new(tree: &'t Tree) -> Self {
-        Self { tree, groups: OnceCell::new() }
+        Self { tree, groups: OnceLock::new() }
     }
 
     /// What is seen of `path`, which leads through directories only: where one of them is none, there is nothing.
@@ -123,13 +124,15 @@ impl<'t> Observer<'t> {
     /// The digest of all names that a group has.
     fn names(&self, group: u64) -> Option<Digest> {
         let groups = self.groups.get_or_init(|| {
-            let mut names: HashMap<u64, Encoder> = HashMap::new();
-            for (path, node) in self.tree.walk(b"") {
-                if let Some(group) = node.group {
-                    names.entry(group).or_default().bytes(&path);
+            let digest = |names: Vec<Vec<u8>>| {
+                let mut encoder = Encoder::new();
+                for name in &names {
+                    encoder.bytes(name);
                 }
-            }
-            names.into_iter().map(|(group, names)| (group, Digest::of(names.finish()))).collect()
+                Digest::of(encoder.finish())
+            };
+            let groups = names_of_groups(&self.tree.root).into_iter();
+            groups.map(|(group, names)| (group, digest(names))).collect()
         });
         groups.get(&group).copied()
     }
@@ -144,9 +147,4 @@ fn kind(node: &Node) -> u8 {
         NodeKind::BlockDevice { .. } => 4,
         NodeKind::Fifo => 5,
     }
-}
-
-/// A path below another one.
-pub fn child_path(path: &[u8], name: &[u8]) -> Vec<u8> {
-    join(path, name)
 }
