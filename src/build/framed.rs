@@ -86,7 +86,7 @@ impl Layers {
                 }
                 None => (layer.descriptor, layer.key.into_iter().collect()),
             };
-            let toc = self.toc(engine, &blob).await.map_err(|error| with_key(error, layer))?;
+            let toc = self.toc(engine, &blob).await.map_err(|error| with_key(error, layer.key))?;
             Ok::<_, BuildError>(Arc::new(LayerFrames::new(&blob, toc, keys)))
         });
         frames.await.cloned()

@@ -21,7 +21,7 @@ use super::framed::{Framed, copy_keys};
 use super::inputs::{ImageInput, InputTree};
 use super::stop::UntilCancelled;
 use crate::context::open::open_file;
-use crate::digest::{Digest, Hashing};
+use crate::digest::Digest;
 use crate::event::{Event, StepId};
 use crate::hint::Hint as _;
 use crate::image::Descriptor;
@@ -147,7 +147,8 @@ impl Layers {
         while let Some(next) = above.pop() {
             let Some((_, layer)) = next.split() else { continue };
             let number = u32::try_from(chain.layers().len() - above.len() - 1).unwrap_or(u32::MAX);
-            let toc = self.toc(engine, &layer.descriptor).await.map_err(|error| with_key(error, layer))?;
+            let toc =
+                self.toc(engine, &layer.descriptor).await.map_err(|error| with_key(error, layer.key))?;
             let mut merged = (*tree).clone();
             merged.apply(number, &toc).map_err(|error| BuildError::cache("merging layers", error))?;
             tree = Arc::new(merged);
@@ -344,7 +345,8 @@ impl Layers {
         }
         let mut missing = BTreeSet::new();
         for layer in base.layers() {
-            let toc = self.toc(engine, &layer.descriptor).await.map_err(|error| with_key(error, &layer))?;
+            let toc =
+                self.toc(engine, &layer.descriptor).await.map_err(|error| with_key(error, layer.key))?;
             missing.append(&mut missing_parents(&toc));
         }
         let made = if missing.is_empty() {
@@ -432,11 +434,11 @@ impl Layers {
 /// More of a user database is not read; the resolver refuses it.
 const USER_FILE_MAX: u64 = 32 << 20;
 
-/// Adds the record that a chain's layer came from to a loss.
-pub(crate) fn with_key(error: BuildError, layer: &ChainLayer) -> BuildError {
+/// Adds the record that a layer came from, if it came from one, to a loss.
+pub(crate) fn with_key(error: BuildError, key: Option<Key>) -> BuildError {
     match error {
         BuildError::Lost { digest, mut keys } => {
-            keys.extend(layer.key);
+            keys.extend(key);
             BuildError::Lost { digest, keys }
         }
         other => other,
@@ -511,7 +513,7 @@ fn unpack_blob(engine: &Engine, path: &Path, digest: &Digest) -> Result<Unpacked
         }
         Err(_) if engine.cancel.is_cancelled() => Err(UnpackError::Build(BuildError::Cancelled)),
         // Damage shows in many ways. What is sound and still fails is the layer's, or the disk's, own fault.
-        Err(error) => match digest_of(path) {
+        Err(error) => match fs_err::File::open(path).and_then(Digest::of_reader) {
             Ok(actual) if actual == *digest => Err(UnpackError::Layer(error)),
             _ => {
                 local.quarantine_blob(digest);
@@ -546,7 +548,7 @@ fn copy_blob(engine: &Engine, path: &Path, digest: &Digest) -> Result<Reframed, 
         Ok(_) => Err(lost()),
         Err(_) if engine.cancel.is_cancelled() => Err(BuildError::Cancelled),
         // Damage shows in many ways. What is sound and still fails is the layer's, or the disk's, own fault.
-        Err(error) => match digest_of(path) {
+        Err(error) => match fs_err::File::open(path).and_then(Digest::of_reader) {
             Ok(actual) if actual == *digest => {
                 let (place, image, hint) = (String::new(), String::new(), error.hint());
                 Err(BuildError::Image { place, image, source: Box::new(error), hint })
@@ -554,12 +556,6 @@ fn copy_blob(engine: &Engine, path: &Path, digest: &Digest) -> Result<Reframed, 
             _ => Err(lost()),
         },
     }
-}
-
-fn digest_of(path: &Path) -> std::io::Result<Digest> {
-    let mut hashing = Hashing::new(std::io::sink());
-    std::io::copy(&mut fs_err::File::open(path)?, &mut hashing)?;
-    Ok(hashing.finish().1)
 }
 
 /// Moves an unpacked layer to where others find it. One that is there already is as good.

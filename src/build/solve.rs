@@ -20,7 +20,7 @@ use super::error::BuildError;
 use super::foreign::Foreign;
 use super::inputs::{InputTree, Inputs};
 use super::keys::{self, Common, Read};
-use super::layers::Layers;
+use super::layers::{Layers, with_key};
 use super::options::BuildRequest;
 use super::plan::{Input, Op, Plan, PlannedStage, PlannedStep, RunOp, Start};
 use super::remotes::Remotes;
@@ -525,13 +525,8 @@ impl Solver<'_> {
         let key = record.key();
         let mut tree = (*self.layers.tree(self.engine, base).await?).clone();
         for (number, layer) in (base.layers().len()..).zip(&record.layers) {
-            let toc = self.layers.toc(self.engine, layer).await.map_err(|error| match error {
-                BuildError::Lost { digest, mut keys } => {
-                    keys.push(key);
-                    BuildError::Lost { digest, keys }
-                }
-                other => other,
-            })?;
+            let toc = self.layers.toc(self.engine, layer).await;
+            let toc = toc.map_err(|error| with_key(error, Some(key)))?;
             tree.apply(u32::try_from(number).unwrap_or(u32::MAX), &toc)
                 .map_err(|error| BuildError::cache("merging layers", error))?;
         }

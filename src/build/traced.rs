@@ -1,6 +1,6 @@
 //! Traced keys: a command is not run again if all that it looked at is unchanged, whatever else is different.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -17,7 +17,7 @@ use crate::record::{
     Bundle, BundleName, BundleStep, Preimage, Record, SHAPE_BYTES_MAX, Shape, VALUES_BYTES_MAX, Values,
 };
 use crate::store::Hit;
-use crate::tree::{Look, Tree};
+use crate::tree::{Look, Observer, Tree};
 
 /// Shapes of one definition that are tried: a step that reads other files with other inputs has some of them, and each
 /// costs looking at all its paths.
@@ -34,6 +34,23 @@ const DIFFERENCES_MAX: usize = 100;
 
 /// Records among which the nearest is looked for: what each saw may have to be fetched.
 const COMPARED_MAX: usize = 4;
+
+/// What a step would see today.
+struct Today<'t> {
+    trees: &'t [Arc<Tree>],
+    observers: Vec<Observer<'t>>,
+    /// Shapes that were tried.
+    tried: HashSet<Digest>,
+    /// Those of them that could be read, and what is seen of them.
+    seen: HashMap<Digest, (Shape, Values)>,
+}
+
+impl<'t> Today<'t> {
+    fn new(trees: &'t [Arc<Tree>]) -> Self {
+        let observers = trees.iter().map(|tree| Observer::new(tree)).collect();
+        Self { trees, observers, tried: HashSet::new(), seen: HashMap::new() }
+    }
+}
 
 /// What is known of a step under traced keys.
 #[derive(Debug, Default)]
@@ -74,23 +91,22 @@ impl Solver<'_> {
         let mut candidates: Vec<Record> =
             slot.map(|before| &before.record).filter(is_ours).cloned().collect();
         let mut found = TracedStep::default();
-        let mut tried = HashSet::new();
         let trees = self.trees(step, base, inputs).await?;
-        let trees: Vec<&Tree> = trees.iter().map(|tree| &**tree).collect();
-        found.hit = self.try_shapes(&definition, &candidates, &trees, &mut tried).await;
+        let mut today = Today::new(&trees);
+        found.hit = self.try_shapes(&definition, &candidates, &mut today).await;
         if found.hit.is_some() {
             return Ok(found);
         }
         found.known = self.engine.cache.bundle(&BundleName::shapes(&definition)).await.unwrap_or_default();
         let known = found.known.steps.iter().map(|step| &step.record).filter(is_ours);
         candidates.extend(known.cloned());
-        found.hit = self.try_shapes(&definition, &candidates, &trees, &mut tried).await;
+        found.hit = self.try_shapes(&definition, &candidates, &mut today).await;
         if found.hit.is_none()
             && let Some(latest) = candidates.first()
         {
-            found.nearest = self.nearest(&candidates, &trees).await;
+            found.nearest = self.nearest(&candidates, &today).await;
             if let Some((shape, _)) = latest.preimage.reads() {
-                found.last = self.shape(&shape).await;
+                found.last = today.seen.remove(&shape).map(|(shape, _)| shape);
             }
         }
         Ok(found)
@@ -118,22 +134,22 @@ impl Solver<'_> {
         &self,
         definition: &Preimage,
         candidates: &[Record],
-        trees: &[&Tree],
-        tried: &mut HashSet<Digest>,
+        today: &mut Today<'_>,
     ) -> Option<Hit> {
         for record in candidates {
             let Some((digest, _)) = record.preimage.reads() else { continue };
-            if tried.len() >= SHAPES_MAX {
+            if today.tried.len() >= SHAPES_MAX {
                 break;
             }
-            if !tried.insert(digest) {
+            if !today.tried.insert(digest) {
                 continue;
             }
             let Some(shape) = self.shape(&digest).await else { continue };
-            let Some(values) = shape.values(trees) else { continue };
+            let Some(values) = shape.values(&today.observers) else { continue };
             let traced = definition.traced(digest, Digest::of(values.encode()));
             let key = traced.key();
-            let hit = if tried.len() <= ASKED_MAX {
+            today.seen.insert(digest, (shape, values));
+            let hit = if today.tried.len() <= ASKED_MAX {
                 self.engine.cache.lookup_aside(&key).await
             } else {
                 self.engine.cache.lookup_here(&key).await
@@ -151,11 +167,11 @@ impl Solver<'_> {
     }
 
     /// Which of the latest records saw most of what would be seen today, and what it saw otherwise.
-    async fn nearest(&self, records: &[Record], trees: &[&Tree]) -> Option<(Preimage, Vec<Difference>)> {
+    async fn nearest(&self, records: &[Record], today: &Today<'_>) -> Option<(Preimage, Vec<Difference>)> {
         let mut known = HashSet::new();
         let is_new = |record: &&Record| known.insert(record.preimage.key());
         let compared: Vec<&Record> = records.iter().filter(is_new).take(COMPARED_MAX).collect();
-        let differences = join_all(compared.iter().map(|record| self.differences(record, trees))).await;
+        let differences = join_all(compared.iter().map(|record| self.differences(record, today))).await;
         let pairs = compared.into_iter().zip(differences);
         let found = pairs.filter_map(|(record, differences)| Some((record.preimage.clone(), differences?)));
         // Of several that are as near it is the latest.
@@ -163,16 +179,15 @@ impl Solver<'_> {
     }
 
     /// What is seen otherwise today than when `record` was made.
-    async fn differences(&self, record: &Record, trees: &[&Tree]) -> Option<Vec<Difference>> {
+    async fn differences(&self, record: &Record, today: &Today<'_>) -> Option<Vec<Difference>> {
         let (shape, values) = record.preimage.reads()?;
-        let shape = self.shape(&shape).await?;
+        let (shape, now) = today.seen.get(&shape)?;
         let values = Values::decode(&self.engine.cache.read_blob(&values, VALUES_BYTES_MAX).await?)?;
-        let now = shape.values(trees)?;
         let pairs = shape.paths().zip(values.0.iter().zip(&now.0));
         let different = pairs.filter(|(_, (before, now))| before != now);
         let difference = |((tree, path, look), (before, _)): ((usize, &[u8], Look), (&_, &_))| {
             let was_there = !crate::record::is_absent(before, look);
-            let is_there = trees.get(tree).is_some_and(|tree| tree.get(path).is_some());
+            let is_there = today.trees.get(tree).is_some_and(|tree| tree.get(path).is_some());
             let name = crate::layer::display_path(path);
             let path = if path.is_empty() { name } else { format!("/{name}") };
             match (was_there, is_there) {
@@ -198,8 +213,7 @@ impl Solver<'_> {
         inputs: &[InputTree],
     ) -> Result<(), BuildError> {
         let trees = self.trees(step, base, inputs).await?;
-        let trees: Vec<&Tree> = trees.iter().map(|tree| &**tree).collect();
-        let Some(values) = shape.values(&trees) else { return Ok(()) };
+        let Some(values) = shape.values(&Today::new(&trees).observers) else { return Ok(()) };
         let (shape, values) = (shape.encode(), values.encode());
         if shape.len() as u64 > SHAPE_BYTES_MAX || values.len() as u64 > VALUES_BYTES_MAX {
             return Ok(());

@@ -37,14 +37,12 @@ impl Solver<'_> {
             let changes = Changes { seen, ..Changes::default() };
             return explain::why(None, exact, &changes, Some(&nearest));
         }
-        let mut slot = self.before.steps.iter().filter(|before| before.slot == step.slot);
-        let latest = slot.clone().next();
+        let slot = || self.before.steps.iter().filter(|before| before.slot == step.slot);
         // Of several that are as near the latest is the one that people remember.
-        let nearest = slot
-            .by_ref()
+        let nearest = slot()
             .filter(|before| before.record.preimage.reads().is_none())
             .min_by_key(|before| explain::distance(&before.record.preimage, exact));
-        let mut changes = self.changes(stage, step, base, inputs, nearest, latest).await;
+        let mut changes = self.changes(stage, step, base, inputs, nearest, slot().next()).await;
         changes.arguments = arguments(stage, step);
         explain::why(nearest.map(|before| &before.record.preimage), exact, &changes, None)
     }

@@ -79,7 +79,8 @@ pub(super) fn shape(input: &[u8]) {
         if let Ok(shape) = Shape::decode(bytes) {
             assert_eq!(shape.encode(), bytes, "there is one encoding of each shape");
             let tree = crate::tree::Tree::empty();
-            let values = shape.values(&vec![&tree; shape.trees.len()]);
+            let observers: Vec<_> = shape.trees.iter().map(|_| crate::tree::Observer::new(&tree)).collect();
+            let values = shape.values(&observers);
             assert_eq!(values.map(|values| values.0.len()), Some(shape.paths().count()));
         }
     }

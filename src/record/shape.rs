@@ -93,17 +93,15 @@ impl Shape {
         Ok(Self { trees })
     }
 
-    /// What is seen of it in today's `trees`; `None` if there are not as many.
-    pub fn values(&self, trees: &[&Tree]) -> Option<Values> {
-        if trees.len() != self.trees.len() {
+    /// What those who look at each of today's trees see of it; `None` if there are not as many.
+    pub fn values(&self, observers: &[Observer<'_>]) -> Option<Values> {
+        if observers.len() != self.trees.len() {
             return None;
         }
-        let mut values = Vec::new();
-        for (looks, tree) in self.trees.iter().zip(trees) {
-            let observer = Observer::new(tree);
-            values.extend(looks.iter().map(|(path, look)| observer.see(path, *look)));
-        }
-        Some(Values(values))
+        let of_tree = |(looks, observer): (&'_ Looks, &'_ Observer<'_>)| -> Vec<Seen> {
+            looks.iter().map(|(path, look)| observer.see(path, *look)).collect()
+        };
+        Some(Values(self.trees.iter().zip(observers).flat_map(of_tree).collect()))
     }
 
     /// All paths with the number of their tree, in the order of their values.

@@ -385,14 +385,14 @@ impl Cache {
         }
     }
 
-    /// A part of a blob, all of `range`, from the remote store; `None` if that does not have it. It is not kept. `is_sound` says
-    /// whether the bytes are what was asked for: as a part has no digest, only the caller can know.
-    pub async fn read_part(
+    /// What `parse` makes of a part of a blob, all of `range`, from the remote store; `None` if that does not have it. It is not
+    /// kept. As a part has no digest, only the caller can know whether it is what was asked for: `parse` says `None` if not.
+    pub async fn read_part<T>(
         &self,
         digest: &Digest,
         range: Range<u64>,
-        is_sound: impl Fn(&Bytes) -> bool,
-    ) -> Option<Bytes> {
+        parse: impl FnOnce(&Bytes) -> Option<T>,
+    ) -> Option<T> {
         let inner = &self.0;
         let remote = inner.remote.as_ref()?;
         let length = range.end.saturating_sub(range.start);
@@ -401,8 +401,10 @@ impl Cache {
             return None;
         };
         inner.downloaded.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        if bytes.len() as u64 == length && is_sound(&bytes) {
-            return Some(bytes);
+        if bytes.len() as u64 == length
+            && let Some(parsed) = parse(&bytes)
+        {
+            return Some(parsed);
         }
         remote.distrust("it answered with damaged content");
         inner.at_remote.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);

@@ -21,7 +21,10 @@ impl Contents {
     /// Begins to fetch what the files `nodes` of this tree have and this machine does not, in the background; those named
     /// first come first. Whoever reads them meanwhile waits for what is under way. Returns at once, and may be called again.
     pub(crate) fn prefetch<'n>(&self, nodes: impl IntoIterator<Item = &'n Node>) {
-        let jobs = self.jobs(nodes);
+        self.begin(self.jobs(nodes));
+    }
+
+    fn begin(&self, jobs: Vec<Job>) {
         if jobs.is_empty() {
             return;
         }
@@ -43,7 +46,8 @@ impl Contents {
     pub(crate) async fn expect(&self, nodes: &[&Node]) {
         let cache = &self.pool.engine.cache;
         let mut wanted: HashMap<usize, u64> = HashMap::new();
-        for job in self.jobs(nodes.iter().copied()) {
+        let mut jobs = self.jobs(nodes.iter().copied());
+        for job in &jobs {
             *wanted.entry(job.number).or_default() += job.layer.length(&job.numbers);
         }
         let most = wanted.into_iter().filter_map(|(number, wanted)| {
@@ -51,7 +55,9 @@ impl Contents {
             (wanted >= layer.size() / 4 * 3).then(|| cache.blob_file(layer.digest(), layer.size()))
         });
         futures_util::future::join_all(most).await;
-        self.prefetch(nodes.iter().copied());
+        let local = cache.local();
+        jobs.retain(|job| !job.layer.is_local(local));
+        self.begin(jobs);
     }
 
     /// Gives up what [`Contents::prefetch`] began.

@@ -10,11 +10,12 @@ mod tests;
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::task::AbortHandle;
 
 use super::error::BuildError;
+use super::layers::lock;
 use crate::digest::Digest;
 use crate::record::Key;
 use crate::tree::Node;
@@ -218,8 +219,4 @@ impl Read for ContentReader {
         self.at += count as u64;
         Ok(count)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

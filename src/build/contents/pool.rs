@@ -225,9 +225,8 @@ impl Pool {
             });
             frames.collect::<Option<Vec<_>>>()
         };
-        let is_sound = |bytes: &Bytes| split(bytes).is_some();
-        let fetched = self.engine.cache.read_part(layer.digest(), range, is_sound).await;
-        let frames = fetched.as_ref().and_then(split).ok_or_else(|| match self.engine.cache.remote() {
+        let frames = self.engine.cache.read_part(layer.digest(), range, split).await;
+        let frames = frames.ok_or_else(|| match self.engine.cache.remote() {
             Some(location) => format!("{location} does not give it"),
             None => "there is no shared cache to ask".to_owned(),
         })?;
