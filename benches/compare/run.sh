@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds one project with Crossdock, with Debian's buildah and, if it is installed, with BuildKit, and says how long
-# each took: cold, warm and unchanged, and fully cached from an empty local state with a shared cache.
-# Also: peak memory for a 2 GiB image, and how fast a layer is written next to `tar | zstd`.
+# each took: cold, warm and unchanged, and from an empty local state with a shared cache: nothing changed, a file that no
+# step reads, one source file, the base image.
+# Also: peak memory for a 2 GiB image, how fast a layer is written next to `tar | zstd`, and what tracing costs.
 #
 # Needs Debian or Ubuntu, root, and: buildah skopeo docker-registry runc zstd time (apt); docs/benchmarks.md says more.
 # All servers run on loopback, all files are in one temporary directory, and both are gone at the end.
@@ -14,9 +15,10 @@ usage() {
 Usage: benches/compare/run.sh [--runs N] [--tools LIST] [--only LIST] [--far] [--results FILE]
   --runs N        rounds of each scenario; the median is reported (3)
   --tools LIST    of crossdock,buildah,buildkit (those that are installed)
-  --only LIST     of builds,memory,layers (all)
+  --only LIST     of builds,memory,layers,tracing (all)
   --far           the registry, and the shared cache with it, is 20 ms of round trip and 1 Gbit/s away: a small proxy
-                  (tests/tools/link) is in front of it; Crossdock's cache is a `crossdock serve` behind another one
+                  (tests/tools/link) is in front of it, and of the `crossdock serve` that is Crossdock's cache; what goes
+                  through both is counted
   --results FILE  also write every measurement there: tool, scenario, seconds
 Environment: CROSSDOCK (the program; default: target/release/crossdock, built if absent), BUILDKIT_BIN (the directory
 of buildkitd and buildctl, if they are not in PATH), TMPDIR (a file system that overlayfs accepts).
@@ -25,7 +27,7 @@ TEXT
 
 runs=3
 tools=
-only=builds,memory,layers
+only=builds,memory,layers,tracing
 results=
 far=
 while (($#)); do
@@ -89,7 +91,7 @@ measure() {
     end=$(date +%s%N)
     seconds=$(awk "BEGIN { printf \"%.3f\", ($end - $begin) / 1e9 }")
     printf '%s\t%s\t%s\n' "$tool" "$scenario" "$seconds" >>"$measurements"
-    printf '%-10s %-28s %8s s\n' "$tool" "$scenario" "$seconds"
+    printf '%-10s %-28s %8s s%s\n' "$tool" "$scenario" "$seconds" "${far:+   $(went_through)}"
 }
 
 median() { # TOOL SCENARIO
@@ -118,11 +120,25 @@ start_registry() {
 # far_from ADDRESS: sets `link` to an address that leads there, slowly.
 far_from() {
     [[ -x $work/link ]] || rustc --edition 2024 -O -o "$work/link" "$root/tests/tools/link/main.rs"
-    local log=$work/link-${1##*:}
-    "$work/link" 127.0.0.1:0 "$1" 20 1000 >"$log" &
+    local name=$work/link-${1##*:} number=${#link_questions[@]}
+    mkfifo "$name.questions"
+    exec {link_questions[number]}<>"$name.questions"
+    exec {link_answers[number]}< <("$work/link" 127.0.0.1:0 "$1" 20 1000 <"$name.questions")
     pids+=($!)
-    until [[ -s $log ]]; do sleep 0.1; done
-    link=$(<"$log")
+    read -r -u "${link_answers[number]}" link
+}
+link_questions=()
+link_answers=()
+
+# What went through all links since the last time: the most round trips of any, and MB to the clients.
+went_through() {
+    local number trips up down most=0 sum=0
+    for number in "${!link_questions[@]}"; do
+        echo >&"${link_questions[number]}"
+        read -r -u "${link_answers[number]}" trips up down
+        ((most = trips > most ? trips : most, sum += down))
+    done
+    printf '%s round trips, %s MB down' "$most" "$(awk "BEGIN { printf \"%.1f\", $sum / 1e6 }")"
 }
 
 start_server() {
@@ -135,8 +151,11 @@ start_server() {
         sleep 0.1
         address=$(grep -o '127\.0\.0\.1:[1-9][0-9]*' "$work/server.log" | head -n 1 || true)
     done
-    far_from "$address"
-    crossdock_cache=http://$link
+    crossdock_cache=http://$address
+    if [[ -n $far ]]; then
+        far_from "$address"
+        crossdock_cache=http://$link
+    fi
 }
 server_pid=
 
@@ -149,7 +168,28 @@ base_image() {
         found=$(compgen -G "$root/target/tmp/bases/debian-????????????????")
     fi
     skopeo --policy "$work/policy.json" copy --quiet --dest-tls-verify=false \
-        "oci:$found:latest" "docker://$registry/base:latest"
+        "oci:$found:latest" "docker://$registry/base:released"
+    # The same after a security update of a package that no step uses. Its one layer is another one then, as of every image
+    # that is rebuilt.
+    local files=$work/updated
+    mkdir -p "$files"
+    printf 'FROM base\n' | "$crossdock" build --local-cache "$work/base-cache" --build-context "base=oci-layout://$found" \
+        --output "type=tar,dest=$files/root.tar" --progress quiet -
+    mkdir "$files/root"
+    tar --extract --numeric-owner --xattrs --file "$files/root.tar" --directory "$files/root"
+    sed -i '/^Package: login$/,/^$/s/^Version: .*/&.1/' "$files/root/var/lib/dpkg/status"
+    printf 'fixed' >>"$files/root/usr/bin/faillog"
+    tar --create --numeric-owner --xattrs --file "$files/root.tar" --directory "$files/root" .
+    rm -rf "$files/root"
+    printf 'FROM scratch\nADD root.tar /\nCMD ["bash"]\n' >"$files/Dockerfile"
+    "$crossdock" build --local-cache "$work/base-cache" --tag "$registry/base:updated" --push --progress quiet "$files"
+    rm -rf "$files" "$work/base-cache"
+}
+
+# released or updated: what `base:latest` is.
+base_is() {
+    skopeo --policy "$work/policy.json" copy --quiet --src-tls-verify=false --dest-tls-verify=false \
+        "docker://$registry/base:$1" "docker://$registry/base:latest"
 }
 
 project() {
@@ -177,29 +217,32 @@ project() {
         'app: $(objects)' '	$(CC) -o $@ $^ -lz' 'build/%.o: src/%.c' '	@mkdir -p build' '	$(CC) -O1 -c -o $@ $<' \
         >"$directory/Makefile"
     echo zlib1g-dev >"$directory/dependencies.txt"
+    echo 'The first line.' >"$directory/README.md"
     cat >"$directory/Dockerfile" <<DOCKERFILE
-FROM $registry/base:latest
+FROM $registry/base:latest AS build
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev make
 WORKDIR /project
 COPY dependencies.txt .
 RUN xargs apt-get install -y --no-install-recommends < dependencies.txt
 COPY . .
 RUN make -j2
-CMD ["/project/app"]
+
+FROM $registry/base:latest
+COPY --from=build /project/app /usr/local/bin/app
+CMD ["app"]
 DOCKERFILE
 }
 
 # ---- the tools: each can forget its local state, and build and push ----
 
 crossdock_forget() { rm -rf "$work/crossdock-local"; }
-crossdock_cache=file://$work/crossdock-shared
 crossdock_forget_shared() {
     if [[ -n $server_pid ]]; then
         kill "$server_pid"
         wait "$server_pid" || true
     fi
     rm -rf "$work/crossdock-shared"
-    if [[ -n $far ]]; then start_server; fi
+    start_server
 }
 crossdock_build() {
     "$crossdock" build --local-cache "$work/crossdock-local" --cache "$crossdock_cache" \
@@ -271,14 +314,39 @@ compare_builds() {
         for tool in ${tools//,/ }; do
             "${tool}_forget"
             "${tool}_forget_shared"
-            rm -rf "$work/registry/docker/registry/v2/repositories/app/$tool"
+            rm -rf "$work/registry/docker/registry/v2/repositories/app/$tool" "$work/project"
+            project
+            base_is released
+            if [[ -n $far ]]; then went_through >/dev/null; fi
             measure "$tool" cold "${tool}_build"
             measure "$tool" "warm, unchanged" "${tool}_build"
             "${tool}_forget"
-            measure "$tool" "empty, shared cache" "${tool}_build"
+            measure "$tool" "empty, unchanged" "${tool}_build"
+            check_image "$tool"
+            "${tool}_forget"
+            echo 'Another line.' >>"$work/project/README.md"
+            measure "$tool" "empty, unread file" "${tool}_build"
+            steps "$tool"
+            "${tool}_forget"
+            sed -i 's/s ^ i/s + i/' "$work/project/src/unit_100.c"
+            measure "$tool" "empty, one source file" "${tool}_build"
+            steps "$tool"
+            "${tool}_forget"
+            base_is updated
+            if [[ -n $far ]]; then went_through >/dev/null; fi
+            measure "$tool" "empty, updated base" "${tool}_build"
+            steps "$tool"
             check_image "$tool"
         done
     done
+}
+
+# What the last build of a tool ran, in its own words.
+steps() {
+    case $1 in
+        crossdock) grep -A 3 '^#.*RUN because' "$work/log" | grep 'because\|DONE' | sed 's/^/# /' || true ;;
+        buildkit) grep -E '^#[0-9]+ (DONE [0-9.]+s|\[.*RUN)' "$work/log" | grep -A 1 RUN | sed 's/^/# /' || true ;;
+    esac
 }
 
 # The three images must do the same.
@@ -348,6 +416,51 @@ compare_layers() {
     fi
 }
 
+# Steps that do nothing else than what they are named after, on a base that has all they need: with and without tracing.
+compare_tracing() {
+    local found directory=$work/traced round name
+    found=$(compgen -G "$root/target/tmp/bases/debian-????????????????")
+    mkdir -p "$directory"
+    cp -r "$work/project/." "$directory/"
+    cat >"$directory/package.json" <<'JSON'
+{"name": "example", "version": "1.0.0", "dependencies": {"express": "4.21.2", "lodash": "4.17.21", "typescript": "5.7.3"}}
+JSON
+    cat >"$directory/Dockerfile" <<'DOCKERFILE'
+FROM debian AS tools
+RUN apt-get update -q && apt-get install -q -y --no-install-recommends make gcc libc6-dev zlib1g-dev npm python3-pip ca-certificates
+COPY package.json /js/
+RUN --mount=type=secret,id=ca,target=/ca.pem if [ -e /ca.pem ]; then export NODE_EXTRA_CA_CERTS=/ca.pem; fi; \
+    cd /js && npm install --no-audit --no-fund && rm -r node_modules
+RUN --mount=type=secret,id=ca,target=/ca.pem if [ -e /ca.pem ]; then export PIP_CERT=/ca.pem; fi; \
+    mkdir /wheels && pip download --quiet --dest /wheels requests flask numpy
+FROM tools AS compile
+COPY . /project
+RUN cd /project && make -s
+FROM tools AS npm
+RUN cd /js && npm ci --no-audit --no-fund --prefer-offline
+FROM tools AS pip
+RUN pip install --quiet --break-system-packages --no-index --find-links /wheels --target /out requests flask numpy
+FROM tools AS apt
+RUN apt-get update -q && apt-get install -q -y --no-install-recommends git perl
+DOCKERFILE
+    traced() { # TARGET FLAG…
+        local target=$1
+        shift
+        "$crossdock" build --local-cache "$work/traced-local" --build-context "debian=oci-layout://$found" --progress plain \
+            ${SSL_CERT_FILE:+--secret "id=ca,src=$SSL_CERT_FILE"} --target "$target" "$@" "$directory"
+    }
+    # What they start from is here, unpacked and framed, before the clock starts.
+    traced tools >"$work/log" 2>&1 || { tail -n 40 "$work/log" >&2; exit 1; }
+    for name in compile npm pip apt; do
+        traced "$name" --no-trace >/dev/null 2>&1
+        for round in $(seq "$runs"); do
+            measure traced "$name" traced "$name" --no-cache-filter "$name"
+            measure untraced "$name" traced "$name" --no-cache-filter "$name" --no-trace
+        done
+        awk "BEGIN { printf \"# %s: traced %.2f of untraced\n\", \"$name\", $(median traced "$name") / $(median untraced "$name") }"
+    done
+}
+
 table() {
     local tool scenario value ours
     echo
@@ -356,7 +469,8 @@ table() {
     printf '\n|---|'
     for tool in ${tools//,/ }; do printf -- '---:|'; done
     echo
-    for scenario in cold "warm, unchanged" "empty, shared cache"; do
+    for scenario in cold "warm, unchanged" "empty, unchanged" "empty, unread file" "empty, one source file" \
+        "empty, updated base"; do
         printf '| %s | ' "$scenario"
         ours=$(median crossdock "$scenario")
         for tool in ${tools//,/ }; do
@@ -385,6 +499,10 @@ main() {
     fi
     if measures memory; then compare_memory; fi
     if measures layers; then compare_layers; fi
+    if measures tracing; then
+        [[ -d $work/project ]] || { registry=none project; }
+        compare_tracing
+    fi
     if measures builds; then table; fi
     if [[ -n $results ]]; then cp "$measurements" "$results"; fi
 }

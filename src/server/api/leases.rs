@@ -102,8 +102,8 @@ pub(super) async fn take(
             return Ok(Json(json!({"lifetime_ms": millis_of(lifetime)})).into_response());
         }
     }
-    // Somebody else got it each time.
-    Ok((StatusCode::CONFLICT, Json(json!({"held_by": "another build", "ends_in_ms": 1000}))).into_response())
+    // Nobody has had it each time that it was looked at, and still it could not be written: there is nobody to wait for.
+    Err(Refusal::new(StatusCode::NOT_FOUND, "no-lease", "the storage grants no lease now: go on without one"))
 }
 
 /// `DELETE /leases/{key}?scope=…&holder=…`: gives it back.

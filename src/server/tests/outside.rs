@@ -7,34 +7,41 @@ use std::time::Instant;
 use futures_util::stream::BoxStream;
 use object_store::path::Path as Name;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, Result as ObjectResult,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMode,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result as ObjectResult,
 };
 
 use super::*;
 use crate::store::ObjectStore;
 
-/// A bucket that stops answering when it is told to.
-#[derive(Debug)]
-struct Hanging {
+/// A bucket that does what buckets should not, when it is told to.
+#[derive(Debug, Default)]
+struct Unruly {
     inner: object_store::memory::InMemory,
+    /// It does not answer.
     hangs: Arc<AtomicBool>,
+    /// It says that what exists is in another state, whatever it is in.
+    denies: Arc<AtomicBool>,
 }
 
-impl std::fmt::Display for Hanging {
+impl std::fmt::Display for Unruly {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a bucket that hangs")
+        f.write_str("an unruly bucket")
     }
 }
 
 #[async_trait::async_trait]
-impl object_store::ObjectStore for Hanging {
+impl object_store::ObjectStore for Unruly {
     async fn put_opts(
         &self,
         name: &Name,
         payload: PutPayload,
         options: PutOptions,
     ) -> ObjectResult<PutResult> {
+        if matches!(options.mode, PutMode::Update(_)) && self.denies.load(Ordering::SeqCst) {
+            let source = "it is in another state".into();
+            return Err(object_store::Error::Precondition { path: name.to_string(), source });
+        }
         self.inner.put_opts(name, payload, options).await
     }
 
@@ -90,7 +97,7 @@ fn figure(metrics: &str, name: &str, labels: &[&str]) -> Option<f64> {
 #[tokio::test]
 async fn probes_are_answered_while_the_storage_hangs() {
     let hangs = Arc::new(AtomicBool::new(false));
-    let bucket = Hanging { inner: object_store::memory::InMemory::new(), hangs: Arc::clone(&hangs) };
+    let bucket = Unruly { hangs: Arc::clone(&hangs), ..Unruly::default() };
     let objects = ObjectStore::new(Arc::new(bucket), "x", "memory".to_owned());
     let spool = tempfile::tempdir().unwrap();
     let server = Running::over(StorageKind::Objects(objects), spool, Limits::default()).await;
@@ -125,6 +132,32 @@ async fn probes_are_answered_while_the_storage_hangs() {
     hangs.store(false, Ordering::SeqCst);
     becomes(StatusCode::OK, "it does not become ready again").await;
     stuck.abort();
+}
+
+/// A storage that keeps no promise about who is first grants no lease, and holds nobody up for one.
+#[tokio::test]
+async fn nobody_waits_for_a_lease_that_nobody_has() {
+    let denies = Arc::new(AtomicBool::new(false));
+    let bucket = Unruly { denies: Arc::clone(&denies), ..Unruly::default() };
+    let objects = ObjectStore::new(Arc::new(bucket), "x", "memory".to_owned());
+    let spool = tempfile::tempdir().unwrap();
+    let server = Running::over(StorageKind::Objects(objects), spool, Limits::default()).await;
+    let token = server.token("default", ALL, ALL).await;
+    let path = format!("/api/v1/leases/{}?scope=main", Digest::of("step"));
+    let take = |holder: &str| {
+        let asked = serde_json::json!({"holder": holder, "label": "runner", "lifetime_ms": 10_000});
+        server.request(Method::PUT, &path, &token).body(asked.to_string()).send()
+    };
+    let release =
+        |holder: &str| server.request(Method::DELETE, &format!("{path}&holder={holder}"), &token).send();
+    assert_eq!(take("one").await.unwrap().status(), StatusCode::OK);
+    assert_eq!(take("two").await.unwrap().status(), StatusCode::CONFLICT);
+    assert_eq!(release("one").await.unwrap().status(), StatusCode::NO_CONTENT);
+    denies.store(true, Ordering::SeqCst);
+    let answer = take("two").await.unwrap();
+    assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{:?}", answer.text().await);
+    denies.store(false, Ordering::SeqCst);
+    assert_eq!(take("two").await.unwrap().status(), StatusCode::OK);
 }
 
 /// `docs/operating.md` describes what is shown, and nothing else.

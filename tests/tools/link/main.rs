@@ -1,4 +1,5 @@
-//! `link LISTEN SERVER [ROUND-TRIP-MS [MBIT/S]]`: a slow link to a server, until it is killed.
+//! `link LISTEN SERVER [ROUND-TRIP-MS [MBIT/S]]`: a slow link to a server, until it is killed. It prints its address, and for
+//! each line of its standard input what went through since the last: round trips, bytes up, bytes down.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,9 +24,11 @@ fn main() {
     let speed = link::Speed { round_trip, rate: number(1, 1000.0) * 1e6 };
     let link = link::Link::listen(listen, server, speed);
     println!("{}", link.address());
+    for _ in std::io::stdin().lines() {
+        let link::Count { round_trips, up, down, .. } = link.take();
+        println!("{round_trips} {up} {down}");
+    }
     loop {
         std::thread::park();
-        // Nobody asks, here.
-        link.take();
     }
 }
