@@ -42,6 +42,15 @@ pub struct Cause {
     pub kind: CauseKind,
     /// Its path or name; empty where the kind says it all.
     pub name: String,
+    /// The program that read or listed it, if that is known.
+    pub by: Option<String>,
+}
+
+impl Cause {
+    /// One that needs no name.
+    pub fn of(kind: CauseKind) -> Self {
+        Self { kind, name: String::new(), by: None }
+    }
 }
 
 /// What kind of thing a [`Cause`] is.

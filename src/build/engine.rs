@@ -191,6 +191,7 @@ impl Engine {
             duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             builder: concat!("crossdock ", env!("CARGO_PKG_VERSION")).to_owned(),
             log: None,
+            readers: None,
             foreign: false,
         }
     }

@@ -391,7 +391,7 @@ impl Solver<'_> {
         };
         #[cfg(debug_assertions)]
         let reads = match (reads, &served, &self.request.blind) {
-            (Some(shape), Some(served), Some(rule)) => Some(served.blinded(shape, rule)),
+            (Some(reads), Some(served), Some(rule)) => Some(served.blinded(reads.shape, rule)),
             (reads, ..) => reads,
         };
         let left = Left {

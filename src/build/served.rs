@@ -18,7 +18,7 @@ use crate::context::open::open_file;
 use crate::digest::Digest;
 use crate::exec::ServedTree;
 use crate::layer::display_path;
-use crate::record::{Looks, Shape};
+use crate::record::{Looks, Readers, Shape};
 use crate::trace::{self, ServeOptions, Serving, TracedTree};
 use crate::tree::{Look, Node, NodeKind, Tree, child_path};
 
@@ -130,8 +130,9 @@ impl Served {
     ///
     /// # Errors
     /// If a context has changed while it was read.
-    pub(crate) fn looks(&self, files: &[&str]) -> Result<Option<Shape>, BuildError> {
+    pub(crate) fn looks(&self, files: &[&str]) -> Result<Option<ReadSet>, BuildError> {
         let mut trees = Vec::with_capacity(self.trees.len());
+        let mut readers = Readers::default();
         for (number, part) in self.trees.iter().enumerate() {
             let mut looks = part.traced.looks();
             if let Origin::Context(context) = &part.origin {
@@ -144,16 +145,25 @@ impl Served {
                     }
                 }
             }
+            let mut known = part.traced.readers();
+            readers.0.extend(looks.keys().map(|path| known.remove(path)));
             trees.push(looks.into_iter().collect::<Looks>());
         }
-        Ok(Some(Shape { trees }))
+        Ok(Some(ReadSet { shape: Shape { trees }, readers }))
     }
+}
+
+/// What a step looked at, and what it is not keyed on: which programs did.
+#[derive(Debug, Default)]
+pub(crate) struct ReadSet {
+    pub(crate) shape: Shape,
+    pub(crate) readers: Readers,
 }
 
 #[cfg(debug_assertions)]
 impl Served {
     /// The shape as it would be without one rule.
-    pub(crate) fn blinded(&self, mut shape: Shape, rule: &str) -> Shape {
+    pub(crate) fn blinded(&self, mut shape: Shape, rule: &str) -> ReadSet {
         for (number, (part, looks)) in self.trees.iter().zip(&mut shape.trees).enumerate() {
             let is_directory = |path: &[u8]| part.tree.get(path).is_some_and(|node| node.is_directory());
             match rule {
@@ -168,7 +178,8 @@ impl Served {
                 _ => {}
             }
         }
-        shape
+        // Nobody asks who has seen what is left.
+        ReadSet { shape, readers: Readers::default() }
     }
 }
 

@@ -162,7 +162,7 @@ impl Solver<'_> {
     /// it may have looked for anything.
     pub(super) fn unseen(&self, step: &PlannedStep, made: &Made) -> Vec<String> {
         let Op::Run(op) = &step.op else { return Vec::new() };
-        let in_paths = made.reads.as_ref().map(|shape| in_paths(shape, &op.unkeyed));
+        let in_paths = made.reads.as_ref().map(|reads| in_paths(&reads.shape, &op.unkeyed));
         let mut unseen = Vec::new();
         for (name, _) in &op.unkeyed {
             let reason = match &in_paths {

@@ -24,6 +24,7 @@ use super::layers::{Layers, with_key};
 use super::options::BuildRequest;
 use super::plan::{Input, Op, Plan, PlannedStage, PlannedStep, RunOp, Start};
 use super::remotes::Remotes;
+use super::served::ReadSet;
 use super::ssh::Agents;
 use super::traced::TracedStep;
 use crate::digest::Digest;
@@ -151,7 +152,7 @@ impl Solver<'_> {
 
     /// In a dry run: a step whose inputs are the result of one that would run.
     fn unknown(&self, step: &PlannedStep) -> Solved {
-        let causes = vec![Cause { kind: CauseKind::Unknown, name: String::new() }];
+        let causes = vec![Cause::of(CauseKind::Unknown)];
         let why = Why { causes, ..Why::from("a step that it builds on would run") };
         self.emit(Event::StepStarted { step: step.id });
         self.would_run(step, None, why, Duration::ZERO);
@@ -267,7 +268,7 @@ impl Solver<'_> {
         // What it is most likely to be recorded under.
         let exact = keys::unkeyed(&whole, &unkeyed[0]);
         let why = if stage.no_cache {
-            let causes = vec![Cause { kind: CauseKind::Disabled, name: String::new() }];
+            let causes = vec![Cause::of(CauseKind::Disabled)];
             Why { causes, ..Why::from("the cache is switched off for it") }
         } else {
             let nearest = traced.first_mut().and_then(|traced| traced.nearest.take());
@@ -316,12 +317,12 @@ impl Solver<'_> {
         for short_cut in coarse.into_iter().chain(linked) {
             self.publish_alias(step, &record, keys::unkeyed(&short_cut, &unseen)).await;
         }
-        if let Some(shape) = &made.reads
+        if let Some(reads) = &made.reads
             && record.layers == [made.descriptor]
         {
             let known = unkeyed.into_iter().zip(traced).find(|(names, _)| *names == unseen);
             let known = known.map(|(_, traced)| traced.known);
-            self.publish_traced(step, &record, shape, known, base, inputs).await?;
+            self.publish_traced(step, &record, reads, known, base, inputs).await?;
         }
         self.progress.ran.fetch_add(1, Ordering::Relaxed);
         let outcome = StepOutcome::Ran { why };
@@ -614,7 +615,7 @@ pub(crate) struct Made {
     pub(crate) tree: Arc<Tree>,
     pub(crate) log: Option<Digest>,
     /// What it looked at, if that is known.
-    pub(crate) reads: Option<crate::record::Shape>,
+    pub(crate) reads: Option<ReadSet>,
     /// Unkeyed build arguments whose values are in the layer or in the log.
     pub(crate) shown: Vec<String>,
 }

@@ -3,16 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 
 use super::chain::Chain;
 use super::error::BuildError;
 use super::inputs::InputTree;
 use super::plan::{Op, PlannedStep};
+use super::served::ReadSet;
 use super::solve::Solver;
 use crate::digest::Digest;
 use crate::dockerfile::Mount;
-use crate::explain::Difference;
+use crate::explain::{Difference, readers};
 use crate::record::{
     Bundle, BundleName, BundleStep, Preimage, Record, SHAPE_BYTES_MAX, Shape, VALUES_BYTES_MAX, Values,
 };
@@ -182,23 +183,30 @@ impl Solver<'_> {
     async fn differences(&self, record: &Record, today: &Today<'_>) -> Option<Vec<Difference>> {
         let (shape, values) = record.preimage.reads()?;
         let (shape, now) = today.seen.get(&shape)?;
-        let values = Values::decode(&self.engine.cache.read_blob(&values, VALUES_BYTES_MAX).await?)?;
-        let pairs = shape.paths().zip(values.0.iter().zip(&now.0));
-        let different = pairs.filter(|(_, (before, now))| before != now);
-        let difference = |((tree, path, look), (before, _)): ((usize, &[u8], Look), (&_, &_))| {
+        let cache = &self.engine.cache;
+        let (values, readers) =
+            join(cache.read_blob(&values, VALUES_BYTES_MAX), readers(cache, record)).await;
+        let values = Values::decode(&values?)?;
+        let seen = values.0.iter().zip(&now.0);
+        let readers = readers.0.into_iter().chain(std::iter::repeat(None));
+        let mut differences = Vec::new();
+        for (((tree, path, look), (before, now)), by) in shape.paths().zip(seen).zip(readers) {
+            if before == now || differences.len() == DIFFERENCES_MAX {
+                continue;
+            }
             let was_there = !crate::record::is_absent(before, look);
             let is_there = today.trees.get(tree).is_some_and(|tree| tree.get(path).is_some());
             let name = crate::layer::display_path(path);
             let path = if path.is_empty() { name } else { format!("/{name}") };
-            match (was_there, is_there) {
+            differences.push(match (was_there, is_there) {
                 (false, _) => Difference::Appeared(path),
                 (true, false) => Difference::Gone(path),
-                (true, true) if look.has(Look::CONTENT) => Difference::Content(path),
-                (true, true) if look.has(Look::NAMES) => Difference::Names(path),
+                (true, true) if look.has(Look::CONTENT) => Difference::Content { path, by },
+                (true, true) if look.has(Look::NAMES) => Difference::Names { path, by },
                 (true, true) => Difference::Attributes(path),
-            }
-        };
-        Some(different.map(difference).take(DIFFERENCES_MAX).collect())
+            });
+        }
+        Some(differences)
     }
 
     /// Records a result under what the step looked at and saw. `known` are the records of its definition, if they have been
@@ -207,14 +215,14 @@ impl Solver<'_> {
         &self,
         step: &PlannedStep,
         record: &Record,
-        shape: &Shape,
+        reads: &ReadSet,
         known: Option<Bundle>,
         base: &Arc<Chain>,
         inputs: &[InputTree],
     ) -> Result<(), BuildError> {
         let trees = self.trees(step, base, inputs).await?;
-        let Some(values) = shape.values(&Today::new(&trees).observers) else { return Ok(()) };
-        let (shape, values) = (shape.encode(), values.encode());
+        let Some(values) = reads.shape.values(&Today::new(&trees).observers) else { return Ok(()) };
+        let (shape, values) = (reads.shape.encode(), values.encode());
         if shape.len() as u64 > SHAPE_BYTES_MAX || values.len() as u64 > VALUES_BYTES_MAX {
             return Ok(());
         }
@@ -224,8 +232,9 @@ impl Solver<'_> {
         };
         let definition = record.preimage.definition();
         let traced = definition.traced(store(shape)?, store(values)?);
+        let record = Record { readers: Some(store(reads.readers.encode())?), ..record.clone() };
         // The latest result counts: an earlier one for the same would have been a hit.
-        let record = self.publish_alias(step, record, traced).await;
+        let record = self.publish_alias(step, &record, traced).await;
         let mut bundle = Bundle { steps: vec![BundleStep { slot: "shape".to_owned(), record }] };
         let mut keys: HashSet<_> = bundle.steps.iter().map(|step| step.record.key()).collect();
         let name = BundleName::shapes(&definition);

@@ -95,8 +95,10 @@ fn hit(from: &str, saved: Duration, origin: &Origin) -> String {
 
 fn miss(why: &Why) -> String {
     let mut text = format!("  would run: {}\n", sanitize(why.reason.as_bytes(), false));
-    for Cause { kind, name } in why.causes.iter().filter(|cause| !cause.name.is_empty()) {
-        text += &format!("    {:10}  {}\n", kind.as_str(), sanitize(name.as_bytes(), false));
+    for Cause { kind, name, by } in why.causes.iter().filter(|cause| !cause.name.is_empty()) {
+        let by = by.as_ref().map(|by| format!("  ({})", sanitize(by.as_bytes(), false)));
+        let name = sanitize(name.as_bytes(), false);
+        text += &format!("    {:10}  {name}{}\n", kind.as_str(), by.unwrap_or_default());
     }
     if let Some(nearest) = &why.nearest {
         text += &format!("  nearest record {}\n", short(nearest));
@@ -172,8 +174,8 @@ mod tests {
         let cached =
             StepOutcome::Cached { from: "local cache".into(), saved: Duration::from_secs(3), origin };
         let causes = vec![
-            Cause { kind: CauseKind::Content, name: "/a\u{1b}[2J".into() },
-            Cause { kind: CauseKind::Base, name: String::new() },
+            Cause { kind: CauseKind::Content, name: "/a\u{1b}[2J".into(), by: None },
+            Cause::of(CauseKind::Base),
         ];
         let why =
             Why { reason: "/a changed".into(), causes, nearest: Some("sha256:0123456789abcdef".into()) };

@@ -161,7 +161,8 @@ fn text(record: &Record, reads: Option<&[ReadPath]>) -> String {
             tree = read.tree;
             text += &format!("  in the mount {}\n", clean(&tree_name(&record.preimage, tree)));
         }
-        text += &format!("  {:10}  {}\n", look(read), clean(&read.path));
+        let by = read.by.as_ref().map(|by| format!("  ({})", clean(by)));
+        text += &format!("  {:10}  {}{}\n", look(read), clean(&read.path), by.unwrap_or_default());
     }
     text
 }
@@ -169,7 +170,7 @@ fn text(record: &Record, reads: Option<&[ReadPath]>) -> String {
 /// For programs.
 fn to_json(record: &Record, reads: Option<&[ReadPath]>) -> Json {
     let layer = |layer: &crate::layer::LayerDescriptor| json!({"digest": layer.digest.to_string(), "diff_id": layer.diff_id.to_string(), "size": layer.size});
-    let read = |read: &ReadPath| json!({"tree": tree_name(&record.preimage, read.tree), "path": read.path, "look": look(read)});
+    let read = |read: &ReadPath| json!({"tree": tree_name(&record.preimage, read.tree), "path": read.path, "look": look(read), "by": read.by});
     json!({
         "step": describe(&record.preimage),
         "key": record.key().to_string(),

@@ -213,6 +213,7 @@ impl Run {
         if order.step.network == Network::None {
             command.arg(OWN_NETWORK);
         }
+        command.args(&order.step.served);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child =
             command.spawn().map_err(|source| ExecError::Spawn { program: program.to_owned(), source })?;

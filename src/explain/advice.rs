@@ -420,6 +420,7 @@ mod tests {
             path: (*path).to_owned(),
             look: *look,
             seen: [*seen; size_of::<Seen>()],
+            by: None,
         };
         Run {
             created: Timestamp { seconds, nanos: 0 },

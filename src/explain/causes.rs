@@ -39,19 +39,19 @@ pub fn distance(before: &Preimage, now: &Preimage) -> usize {
 }
 
 fn cause(kind: CauseKind, name: &str) -> Cause {
-    Cause { kind, name: name.to_owned() }
+    Cause { kind, name: name.to_owned(), by: None }
 }
 
 impl Difference {
     fn cause(&self) -> Cause {
         let kind = match self {
-            Self::Content(_) => CauseKind::Content,
+            Self::Content { .. } => CauseKind::Content,
             Self::Appeared(_) => CauseKind::Appeared,
             Self::Gone(_) => CauseKind::Gone,
-            Self::Names(_) => CauseKind::Names,
+            Self::Names { .. } => CauseKind::Names,
             Self::Attributes(_) => CauseKind::Attributes,
         };
-        cause(kind, self.path())
+        Cause { by: self.by().map(str::to_owned), ..cause(kind, self.path()) }
     }
 }
 
@@ -171,7 +171,10 @@ mod tests {
     #[test]
     fn what_was_seen_is_all_that_is_different_from_a_traced_record() {
         let (now, traced) = (preimage("make", &[], "y"), preimage("make", &[], "x"));
-        let seen = vec![Difference::Names("/d".to_owned()), Difference::Content("/d/a".to_owned())];
+        let seen = vec![
+            Difference::Names { path: "/d".to_owned(), by: None },
+            Difference::Content { path: "/d/a".to_owned(), by: None },
+        ];
         let changes = Changes { seen, ..Changes::default() };
         let found = why(Some(&preimage("other", &[], "y")), &now, &changes, Some(&traced));
         assert_eq!(kinds(&found), [("content", "/d/a"), ("names", "/d")]);

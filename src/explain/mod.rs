@@ -11,7 +11,7 @@ use crate::record::{Preimage, Value};
 
 pub use advice::{Advice, Finding, Past, advise};
 pub use causes::{distance, why};
-pub use reads::{ReadPath, reads};
+pub use reads::{ReadPath, readers, reads};
 
 /// How many names a reason lists before it says how many more there are.
 const NAMES_MAX: usize = 3;
@@ -33,13 +33,23 @@ pub struct Changes {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Difference {
     /// A file that it read has another content.
-    Content(String),
+    Content {
+        /// The path.
+        path: String,
+        /// The program that read it first, if that is known.
+        by: Option<String>,
+    },
     /// It looked for something that was not there and is now.
     Appeared(String),
     /// Something is no longer there.
     Gone(String),
     /// A directory that it listed has other names in it.
-    Names(String),
+    Names {
+        /// The path.
+        path: String,
+        /// The program that listed it first, if that is known.
+        by: Option<String>,
+    },
     /// Something has another mode, owner, size or kind.
     Attributes(String),
 }
@@ -48,21 +58,29 @@ impl Difference {
     /// The path.
     pub fn path(&self) -> &str {
         match self {
-            Self::Content(path)
+            Self::Content { path, .. }
             | Self::Appeared(path)
             | Self::Gone(path)
-            | Self::Names(path)
+            | Self::Names { path, .. }
             | Self::Attributes(path) => path,
+        }
+    }
+
+    /// The program that looked, if that is known.
+    pub fn by(&self) -> Option<&str> {
+        match self {
+            Self::Content { by, .. } | Self::Names { by, .. } => by.as_deref(),
+            Self::Appeared(_) | Self::Gone(_) | Self::Attributes(_) => None,
         }
     }
 
     /// What says most comes first: a directory's names change with what appeared in it.
     fn rank(&self) -> u8 {
         match self {
-            Self::Content(_) => 0,
+            Self::Content { .. } => 0,
             Self::Appeared(_) => 1,
             Self::Gone(_) => 2,
-            Self::Names(_) => 3,
+            Self::Names { .. } => 3,
             Self::Attributes(_) => 4,
         }
     }
@@ -70,11 +88,12 @@ impl Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let who = self.by().unwrap_or("it");
         match self {
-            Self::Content(path) => write!(f, "{path}, which it read, changed"),
+            Self::Content { path, .. } => write!(f, "{path}, which {who} read, changed"),
             Self::Appeared(path) => write!(f, "{path}, which it looked for, is there now"),
             Self::Gone(path) => write!(f, "{path} is gone"),
-            Self::Names(path) => write!(f, "the names in {path}, which it listed, changed"),
+            Self::Names { path, .. } => write!(f, "the names in {path}, which {who} listed, changed"),
             Self::Attributes(path) => write!(f, "the mode, owner or kind of {path} changed"),
         }
     }
@@ -244,13 +263,13 @@ mod tests {
             let changes = Changes { seen: seen.to_vec(), ..Changes::default() };
             why(&preimage("make", "1", "y"), &changes)
         };
-        let names = Difference::Names("/src".to_owned());
-        let content = Difference::Content("/src/a.c".to_owned());
+        let names = Difference::Names { path: "/src".to_owned(), by: None };
+        let content = Difference::Content { path: "/src/a.c".to_owned(), by: Some("cc1".to_owned()) };
         let appeared = Difference::Appeared("/usr/include/x.h".to_owned());
         assert_eq!(seen(std::slice::from_ref(&names)), "the names in /src, which it listed, changed");
         assert_eq!(
             seen(&[names, appeared, content]),
-            "/src/a.c, which it read, changed; /usr/include/x.h, which it looked for, is there now; and 1 more"
+            "/src/a.c, which cc1 read, changed; /usr/include/x.h, which it looked for, is there now; and 1 more"
         );
     }
 }

@@ -3,7 +3,7 @@
 use crate::digest::Digest;
 use crate::layer::display_path;
 use crate::record::{
-    BundleName, Preimage, Record, SHAPE_BYTES_MAX, Shape, VALUES_BYTES_MAX, Values, is_absent,
+    BundleName, Preimage, Readers, Record, SHAPE_BYTES_MAX, Shape, VALUES_BYTES_MAX, Values, is_absent,
 };
 use crate::store::Cache;
 use crate::tree::{Look, Seen};
@@ -19,6 +19,8 @@ pub struct ReadPath {
     pub look: Look,
     /// What was seen.
     pub seen: Seen,
+    /// What the program is called that read or listed it first, if that is known.
+    pub by: Option<String>,
 }
 
 impl ReadPath {
@@ -41,12 +43,23 @@ impl ReadPath {
 /// What the step of `record` looked at; `None` if that was not traced, or is no longer there.
 pub async fn reads(cache: &Cache, record: &Record) -> Option<Vec<ReadPath>> {
     if let Some(read) = record.preimage.reads() {
-        return read_set(cache, read).await;
+        let mut reads = read_set(cache, read).await?;
+        for (read, by) in reads.iter_mut().zip(readers(cache, record).await.0) {
+            read.by = by;
+        }
+        return Some(reads);
     }
     // The same run has a second record, under what it saw.
     let runs = traced_runs(cache, &record.preimage).await;
     let same = runs.iter().find(|run| run.layers == record.layers && run.created == record.created)?;
-    read_set(cache, same.preimage.reads()?).await
+    Box::pin(reads(cache, same)).await
+}
+
+/// Which programs read what, under the traced key of `record`; nothing if that is not known.
+pub async fn readers(cache: &Cache, record: &Record) -> Readers {
+    let Some(digest) = record.readers else { return Readers::default() };
+    let bytes = cache.read_blob(&digest, SHAPE_BYTES_MAX).await;
+    bytes.and_then(|bytes| Readers::decode(&bytes).ok()).unwrap_or_default()
 }
 
 /// The records that a step with the definition of `preimage` has under what it saw, the latest first.
@@ -62,7 +75,7 @@ pub(super) async fn read_set(cache: &Cache, (shape, values): (Digest, Digest)) -
     let values = Values::decode(&cache.read_blob(&values, VALUES_BYTES_MAX).await?)?;
     let path = |((tree, path, look), seen): ((usize, &[u8], Look), &Seen)| {
         let path = if path.is_empty() { "/".to_owned() } else { format!("/{}", display_path(path)) };
-        ReadPath { tree, path, look, seen: *seen }
+        ReadPath { tree, path, look, seen: *seen, by: None }
     };
     Some(shape.paths().zip(&values.0).map(path).collect())
 }

@@ -8,7 +8,7 @@ use crate::context::hashes::HashCache;
 use crate::digest::Digest;
 use crate::image::{self, Document, ImageConfig};
 use crate::platform::Platform;
-use crate::record::{Bundle, Record, Shape, Values};
+use crate::record::{Bundle, Readers, Record, Shape, Values};
 use crate::registry::{ArchiveSource, CredentialFile, Credentials as _, ImageSource as _, challenge};
 
 pub(super) const JSON_WORDS: &[&str] = &[
@@ -82,6 +82,11 @@ pub(super) fn shape(input: &[u8]) {
             let observers: Vec<_> = shape.trees.iter().map(|_| crate::tree::Observer::new(&tree)).collect();
             let values = shape.values(&observers);
             assert_eq!(values.map(|values| values.0.len()), Some(shape.paths().count()));
+        }
+    }
+    for bytes in [input, &[b"crossdock-readers\n\x01", input].concat()] {
+        if let Ok(readers) = Readers::decode(bytes) {
+            assert_eq!(Readers::decode(&readers.encode()), Ok(readers));
         }
     }
     if let Some(values) = Values::decode(input) {

@@ -18,7 +18,7 @@ pub const BUNDLE_BYTES_MAX: u64 = 32 << 20;
 
 const RECORD_MAGIC: [u8; 8] = *b"xdrecord";
 const BUNDLE_MAGIC: [u8; 8] = *b"xdbundle";
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// Length of the seal's digest, always SHA-256.
 const SEAL: usize = 32;
 
@@ -61,6 +61,9 @@ impl Record {
             e.digest(&log);
         });
         encoder.uint(self.foreign.into());
+        encoder.option(self.readers, |e, readers| {
+            e.digest(&readers);
+        });
     }
 
     fn read(d: &mut Decoder<'_>) -> Result<Self, DecodeError> {
@@ -93,7 +96,8 @@ impl Record {
             1 => true,
             _ => return Err(d.malformed("foreign")),
         };
-        Ok(Self { scope, preimage, layers, tree, created, duration_ms, builder, log, foreign })
+        let readers = d.option(Decoder::digest)?;
+        Ok(Self { scope, preimage, layers, tree, created, duration_ms, builder, log, readers, foreign })
     }
 }
 
@@ -179,6 +183,7 @@ mod tests {
             duration_ms: 1234,
             builder: "crossdock 0.1.0".to_owned(),
             log: None,
+            readers: None,
             foreign: false,
         }
     }
@@ -196,15 +201,15 @@ mod tests {
         payload.extend(Digest::of("toc").as_bytes());
         payload.push(0);
         payload.extend(Digest::of("after").as_bytes());
-        payload.extend(b"\x80\xc4\x9f\xd5\x0c\x05\xd2\x09\x0fcrossdock 0.1.0\x00\x00");
-        let mut expected = b"xdrecord\x01".to_vec();
+        payload.extend(b"\x80\xc4\x9f\xd5\x0c\x05\xd2\x09\x0fcrossdock 0.1.0\x00\x00\x00");
+        let mut expected = b"xdrecord\x02".to_vec();
         expected.extend(Digest::of(&payload).as_bytes());
         expected.extend(&payload);
         assert_eq!(sample().encode(), expected);
         let bundle = Bundle { steps: vec![BundleStep { slot: "build:RUN:3".to_owned(), record: sample() }] };
         let mut inner = b"\x01\x0bbuild:RUN:3".to_vec();
         inner.extend(&payload);
-        let mut expected = b"xdbundle\x01".to_vec();
+        let mut expected = b"xdbundle\x02".to_vec();
         expected.extend(Digest::of(&inner).as_bytes());
         expected.extend(&inner);
         assert_eq!(bundle.encode(), expected);
@@ -228,8 +233,8 @@ mod tests {
     fn other_versions_and_kinds_are_told_apart() {
         let mut bytes = sample().encode();
         assert!(Bundle::decode(&bytes).is_err());
-        bytes[8] = 2;
-        assert_eq!(Record::decode(&bytes), Err(DecodeError::Version { what: "record", found: 2, known: 1 }));
+        bytes[8] = 3;
+        assert_eq!(Record::decode(&bytes), Err(DecodeError::Version { what: "record", found: 3, known: 2 }));
     }
 
     #[test]
@@ -302,6 +307,7 @@ mod tests {
             duration_ms: u64,
             builder: String,
             log in proptest::option::of(any_digest()),
+            readers in proptest::option::of(any_digest()),
             foreign: bool,
         ) -> Record {
             let mut preimage = Preimage::default();
@@ -310,7 +316,7 @@ mod tests {
             }
             let scope = scope.replace("...", "a").parse().unwrap_or_default();
             let created = Timestamp { seconds, nanos };
-            Record { scope, preimage, layers, tree, created, duration_ms, builder, log, foreign }
+            Record { scope, preimage, layers, tree, created, duration_ms, builder, log, readers, foreign }
         }
     }
 

@@ -1,5 +1,7 @@
 //! What a step looked at: the *shape* of its read set, and the *values* that it saw (`docs/formats.md`, "Read sets").
 
+use std::collections::{BTreeSet, HashMap};
+
 use crate::digest::Digest;
 use crate::encoding::{DecodeError, Decoder, Encoder};
 use crate::layer::path_problem;
@@ -128,6 +130,59 @@ impl Values {
     }
 }
 
+/// Which program was the first to read, or list, each path of a shape, in its order, as far as that is known. Two runs with
+/// the same shape may differ in this: it is no part of a key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Readers(pub Vec<Option<String>>);
+
+const READERS_MAGIC: &[u8] = b"crossdock-readers\n";
+
+impl Readers {
+    /// The readers as bytes: the programs, and for each path the number of one of them, from 1 on, or 0.
+    pub fn encode(&self) -> Vec<u8> {
+        let programs: BTreeSet<&str> = self.0.iter().flatten().map(String::as_str).collect();
+        let numbers: HashMap<&str, u64> = programs.iter().copied().zip(1..).collect();
+        let mut encoder = Encoder::new();
+        encoder.uint(VERSION);
+        encoder.list(&programs, |e, program| {
+            e.text(program);
+        });
+        encoder.list(&self.0, |e, reader| {
+            e.uint(reader.as_deref().and_then(|reader| numbers.get(reader)).copied().unwrap_or(0));
+        });
+        [READERS_MAGIC, &encoder.finish()].concat()
+    }
+
+    /// Reads what [`Readers::encode`] wrote.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut decoder = Decoder::new(bytes);
+        if bytes.len() as u64 > SHAPE_BYTES_MAX || decoder.take(READERS_MAGIC.len())? != READERS_MAGIC {
+            return Err(DecodeError::Malformed { what: "readers", at: 0 });
+        }
+        let found = decoder.uint()?;
+        if found != VERSION {
+            return Err(DecodeError::Version { what: "readers", found, known: VERSION });
+        }
+        let programs = decoder.list(|d| Ok(d.text()?.to_owned()))?;
+        // What the kernel calls a program has 15 bytes: a number may stand for as much memory, not for more.
+        if programs.iter().any(|program| program.len() > PROGRAM_BYTES_MAX) {
+            return Err(decoder.malformed("program"));
+        }
+        let readers = decoder.list(|d| match d.small::<usize>("program")? {
+            0 => Ok(None),
+            number => programs.get(number - 1).cloned().map(Some).ok_or_else(|| d.malformed("program")),
+        })?;
+        decoder.finish()?;
+        Ok(Self(readers))
+    }
+}
+
+/// A program's name has this many bytes at most: 15 of the kernel's, each of which may stand for a character of three.
+const PROGRAM_BYTES_MAX: usize = 45;
+
 /// Whether there was nothing where this was seen.
 pub fn is_absent(seen: &Seen, look: Look) -> bool {
     // In an empty tree there is nothing but its root.
@@ -239,6 +294,26 @@ mod tests {
         }
         assert!(Shape::decode(b"crossdock-shape\n\x02\x00").is_err());
         assert_eq!(Values::decode(&[0; 17]), None);
+    }
+
+    #[test]
+    fn readers_are_numbered() {
+        let readers = |names: &[&str]| {
+            let name = |name: &&str| (!name.is_empty()).then(|| (*name).to_owned());
+            Readers(names.iter().map(name).collect())
+        };
+        let expected = b"crossdock-readers\n\x01\x02\x03cc1\x02sh\x04\x02\x00\x01\x02";
+        assert_eq!(readers(&["sh", "", "cc1", "sh"]).encode(), expected);
+        assert_eq!(Readers::decode(expected), Ok(readers(&["sh", "", "cc1", "sh"])));
+        // A program that there is not, one that is too long, and more than there is.
+        let long = [b"crossdock-readers\n\x01\x01\x2e".as_slice(), &[b'a'; 46], b"\x00"].concat();
+        for bad in [
+            b"crossdock-readers\n\x01\x01\x01a\x01\x02".as_slice(),
+            &long,
+            b"crossdock-readers\n\x01\x00\x02\x00",
+        ] {
+            assert!(Readers::decode(bad).is_err(), "{}", bad.escape_ascii());
+        }
     }
 
     #[test]

@@ -77,6 +77,8 @@ pub struct Record {
     pub builder: String,
     /// The blob with the step's log, where one was kept.
     pub log: Option<Digest>,
+    /// The blob that says which programs read what, under a traced key: [`Readers`](super::Readers).
+    pub readers: Option<Digest>,
     /// The layers belong to an image that is somewhere else, which has their blobs: of them, only the tables of
     /// contents are in the store (the index of a base image).
     pub foreign: bool,
@@ -97,6 +99,11 @@ impl Record {
             .flat_map(|layer| [(!self.foreign).then_some(layer.digest), Some(layer.toc)])
             .flatten();
         layers.chain(self.preimage.reads().into_iter().flat_map(|(shape, values)| [shape, values]))
+    }
+
+    /// Blobs that only tell more about it: it is of use without them.
+    pub fn extras(&self) -> impl Iterator<Item = Digest> + use<> {
+        self.log.into_iter().chain(self.readers)
     }
 
     /// The layers whose blobs must be in the store.

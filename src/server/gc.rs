@@ -163,7 +163,8 @@ impl Inventory {
         let found = futures_util::stream::iter(listed).map(async |stored| {
             let (scope, key) = stored.name;
             let record = backend.peek_record(&scope, &key).await?;
-            let blobs = record.map(|record| record.blobs().chain(record.log).collect()).unwrap_or_default();
+            let blobs =
+                record.map(|record| record.blobs().chain(record.extras()).collect()).unwrap_or_default();
             Ok::<_, StoreError>(RecordItem { scope, key, size: stored.size, used: stored.used, blobs })
         });
         let mut records: Vec<RecordItem> = found.buffer_unordered(READS).try_collect().await?;
@@ -260,7 +261,9 @@ impl Inventory {
             if !known.contains(&(scope, key))
                 && let Some(record) = self.backend.peek_record(scope, key).await?
             {
-                for digest in record.blobs().chain(record.log).filter(|digest| discarded.contains(digest)) {
+                for digest in
+                    record.blobs().chain(record.extras()).filter(|digest| discarded.contains(digest))
+                {
                     self.backend.restore_blob(&digest).await?;
                     report.restored_blobs += 1;
                 }

@@ -133,7 +133,7 @@ impl Visible {
 
     /// Takes note of a record that was read in its scope.
     pub(super) fn learn(&self, access: &Access, record: &Record) {
-        for digest in record.blobs().chain(record.log) {
+        for digest in record.blobs().chain(record.extras()) {
             self.remember(access, &digest, |known| known.scopes.push(record.scope.clone()));
         }
     }

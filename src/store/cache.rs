@@ -187,7 +187,7 @@ enum Asking {
 
 /// What is sent to the remote store in the background.
 enum Upload {
-    Record(Record, Making),
+    Record(Box<Record>, Making),
     Bundle(BundleName, Scope, Bundle),
 }
 
@@ -465,7 +465,7 @@ impl Cache {
         if absent.is_empty() {
             self.lost().made_again(&winner);
         }
-        self.in_background(Upload::Record(winner.clone(), making));
+        self.in_background(Upload::Record(Box::new(winner.clone()), making));
         Ok(winner)
     }
 
@@ -606,7 +606,7 @@ impl Cache {
 impl Inner {
     /// Sends the blobs that are missing, then the record.
     async fn upload(&self, remote: &Remote, record: &Record, predecessor: Option<&Record>) -> bool {
-        let blobs: Vec<_> = record.blobs().chain(record.log).collect();
+        let blobs: Vec<_> = record.blobs().chain(record.extras()).collect();
         let Some(missing) = remote.send(remote.store().missing_blobs(&blobs)).await else { return false };
         for digest in missing {
             // A result is often recorded under several keys, whose records have the same layers.
@@ -616,7 +616,7 @@ impl Inner {
                 continue;
             }
             let Some((_, size)) = self.local.open_blob(&digest) else {
-                if record.log == Some(digest) {
+                if record.extras().any(|extra| extra == digest) {
                     continue;
                 }
                 return false;

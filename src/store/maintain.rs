@@ -359,7 +359,7 @@ pub fn verify(store: &DirectoryStore, repair: bool) -> Result<VerifyReport, Stor
 }
 
 fn blobs_of(record: &Record) -> Vec<Digest> {
-    record.blobs().chain(record.log).collect()
+    record.blobs().chain(record.extras()).collect()
 }
 
 fn read(path: &Path) -> Option<Record> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use crate::tree::{Child, DirHandle, Look, Node, Tree, child_path};
 
@@ -18,6 +18,8 @@ pub(super) struct Inode {
     /// How many names it has.
     pub(super) nlink: u32,
     looked: AtomicU8,
+    /// What the program is called that read it, or listed it, first.
+    reader: OnceLock<String>,
     /// The names that were looked up, if it has several.
     names: Mutex<BTreeSet<Vec<u8>>>,
 }
@@ -37,6 +39,16 @@ impl Inode {
     /// Takes note that somebody looked.
     pub(super) fn look(&self, look: Look) {
         self.looked.fetch_or(look.bits(), Ordering::Relaxed);
+    }
+
+    /// Takes note that a process looked, and who it was if it was the first one.
+    pub(super) fn look_by(&self, look: Look, process: u32) {
+        let before = self.looked.fetch_or(look.bits(), Ordering::Relaxed);
+        if before & look.bits() != look.bits()
+            && let Some(name) = program(process)
+        {
+            let _ = self.reader.set(name);
+        }
     }
 }
 
@@ -68,6 +80,7 @@ impl Inodes {
             nlink: 1,
             // The kernel has it without asking.
             looked: AtomicU8::new(Look::NODE.bits()),
+            reader: OnceLock::new(),
             names: Mutex::default(),
         };
         let table = Table { inodes: vec![Arc::new(root)], ..Table::default() };
@@ -126,6 +139,7 @@ impl Inodes {
             child,
             nlink: group.map_or(1, |group| self.tree.names_in_group(group)),
             looked: AtomicU8::new(0),
+            reader: OnceLock::new(),
             names: Mutex::default(),
         });
         table.inodes.push(Arc::clone(&inode));
@@ -135,6 +149,19 @@ impl Inodes {
             table.groups.insert(group, number);
         }
         (number, inode)
+    }
+
+    /// What the programs are called that were the first to read a file or to list a directory, by path.
+    pub(super) fn readers(&self) -> BTreeMap<Vec<u8>, String> {
+        let mut readers = BTreeMap::new();
+        for inode in &self.table.read().unwrap_or_else(PoisonError::into_inner).inodes {
+            let Some(reader) = inode.reader.get() else { continue };
+            readers.insert(inode.path.clone(), reader.clone());
+            for name in &*inode.names.lock().unwrap_or_else(PoisonError::into_inner) {
+                readers.insert(name.clone(), reader.clone());
+            }
+        }
+        readers
     }
 
     /// All that was looked at.
@@ -156,4 +183,11 @@ impl Inodes {
         }
         looks
     }
+}
+
+/// What the kernel calls the program that a process executes: its file's name, up to 15 bytes of it.
+fn program(process: u32) -> Option<String> {
+    let name = fs_err::read(format!("/proc/{process}/comm")).ok()?;
+    let name = String::from_utf8_lossy(name.trim_ascii_end()).into_owned();
+    (!name.is_empty()).then_some(name)
 }

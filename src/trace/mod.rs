@@ -97,6 +97,11 @@ impl TracedTree {
         self.inodes.looks()
     }
 
+    /// What the programs are called that were the first to read a file or to list a directory, by path, as far as that is known.
+    pub fn readers(&self) -> BTreeMap<Vec<u8>, String> {
+        self.inodes.readers()
+    }
+
     /// Why what was looked at is not all, or not right; `None` if nothing went wrong.
     pub fn failure(&self) -> Option<String> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -101,12 +101,12 @@ impl Answers {
         })
     }
 
-    fn content(&self, inode: &Inode, offset: u64, size: u32) -> Result<Vec<u8>, Errno> {
+    fn content(&self, inode: &Inode, offset: u64, size: u32, process: u32) -> Result<Vec<u8>, Errno> {
         let node = inode.node();
         if node.content().is_none() {
             return Err(Errno::EINVAL);
         }
-        inode.look(Look::CONTENT);
+        inode.look_by(Look::CONTENT, process);
         let length = node.size().saturating_sub(offset).min(size.min(READ_MAX).into());
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
         self.0.contents.read(&inode.path, node, offset, &mut bytes).map_err(|error| {
@@ -209,7 +209,7 @@ impl Filesystem for Answers {
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         number: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -218,19 +218,26 @@ impl Filesystem for Answers {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.inode(number).and_then(|inode| self.content(&inode, offset, size)) {
+        match self.inode(number).and_then(|inode| self.content(&inode, offset, size, request.pid())) {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(error),
         }
     }
 
-    fn readdir(&self, _: &Request, number: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
         let inode = match self.inode(number) {
             Ok(inode) => inode,
             Err(error) => return reply.error(error),
         };
         let Some(dir) = inode.directory() else { return reply.error(Errno::ENOTDIR) };
-        inode.look(Look::NAMES);
+        inode.look_by(Look::NAMES, request.pid());
         let mut add = |number: u64, place: u64, kind: FileType, name: &[u8]| {
             reply.add(INodeNo(number), place, kind, OsStr::from_bytes(name))
         };

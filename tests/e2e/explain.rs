@@ -68,8 +68,12 @@ fn programs_are_told_every_difference_from_the_nearest_record() {
     std::fs::remove_file(lab.path("d/b")).unwrap();
     std::fs::remove_file(lab.path("none")).unwrap();
     let end = finished(&build(), "RUN cat");
-    assert_eq!(end["causes"], serde_json::json!([{"kind": "names", "name": "/src/d"}]), "{end:#}");
-    assert_eq!(end["reason"], "the names in /src/d, which it listed, changed");
+    assert_eq!(
+        end["causes"],
+        serde_json::json!([{"kind": "names", "name": "/src/d", "by": "ls"}]),
+        "{end:#}"
+    );
+    assert_eq!(end["reason"], "the names in /src/d, which ls listed, changed");
 }
 
 #[test]
@@ -128,7 +132,7 @@ fn explain_runs_nothing_and_says_everything() {
     lab.build(&dockerfile("a")).success();
     lab.file("read", "2");
     let output = about(&lab, &["explain"], &dockerfile("a")).success();
-    output.says("would run: /read, which it read, changed").says("    content     /read\n");
+    output.says("would run: /read, which cat read, changed").says("    content     /read  (cat)\n");
     output.says("0 would be taken from the cache, 1 would run\n");
     assert_eq!(explained(&lab, &dockerfile("a"), &[])[0]["status"], "would run", "nothing was run");
     lab.file("read", "1");
@@ -147,8 +151,8 @@ fn a_record_shows_what_its_step_read() {
     let short = &key["sha256:".len()..][..12];
     let output = inspect(&[], short).success();
     for line in [
-        "content     /src/read",
-        "names       /src/d",
+        "content     /src/read  (cat)",
+        "names       /src/d  (ls)",
         "absent      /src/none",
         &format!("key       {key}"),
         "scope     default",
@@ -157,12 +161,13 @@ fn a_record_shows_what_its_step_read() {
     }
     assert!(!output.stdout().contains("/src/other"), "it did not read this: {output}");
     let names = inspect(&["--names"], &key).success();
-    names.says("read set (1 path)").says("names       /src/d");
+    names.says("read set (1 path)").says("names       /src/d  (ls)");
     let value = json(&inspect(&["--format=json", "--files"], &key).success());
     assert_eq!(value["key"], key.as_str());
     let reads = value["reads"].as_array().unwrap();
     assert!(
-        reads.contains(&serde_json::json!({"tree": "/", "path": "/src/read", "look": "content"})),
+        reads
+            .contains(&serde_json::json!({"tree": "/", "path": "/src/read", "look": "content", "by": "cat"})),
         "{value:#}"
     );
     assert_eq!(

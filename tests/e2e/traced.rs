@@ -76,7 +76,7 @@ fn what_was_not_read_does_not_count() {
     watched.lab.file("README", "2").file("dir/y", "2").file("dir/z", "new").file(".git/HEAD", "2");
     watched.is_cached("other files changed");
     watched.lab.file("read", "2");
-    watched.runs("/src/read, which it read, changed");
+    watched.runs("/src/read, which cat read, changed");
     watched.lab.file("read", "1").file("README", "3");
     watched.is_cached("back to what it was, with another file beside it");
     std::fs::set_permissions(watched.lab.path("dir"), std::fs::Permissions::from_mode(0o711)).unwrap();
@@ -100,7 +100,7 @@ fn listings_count_and_say_no_more_than_names() {
     watched.lab.file("d/a", "2");
     watched.is_cached("a content changed");
     watched.lab.file("d/c", "1");
-    watched.runs("the names in /src/d, which it listed, changed");
+    watched.runs("the names in /src/d, which ls listed, changed");
     std::fs::remove_file(watched.lab.path("d/c")).unwrap();
     watched.lab.file("e", "1");
     watched.is_cached("back again");
@@ -134,7 +134,7 @@ fn mounts_count_by_what_is_read_of_them() {
     let outcomes = both(&build(&lab, dockerfile));
     assert_eq!(
         outcomes,
-        ["/a, which it read, changed", "/made/a, which it read, changed"]
+        ["/a, which cat read, changed", "/made/a, which cat read, changed"]
             .map(|why| format!("RUN because: {why}"))
     );
     let tree = lab.image(dockerfile).tree();
@@ -154,7 +154,7 @@ fn another_base_image_counts_by_what_is_read_of_it() {
     build(&lab, &dockerfile(1));
     let output = build(&lab, &dockerfile(2));
     assert!(outcome(&output, "cat /same").starts_with("CACHED"), "{output}");
-    assert_eq!(outcome(&output, "cat /version"), "RUN because: /version, which it read, changed");
+    assert_eq!(outcome(&output, "cat /version"), "RUN because: /version, which cat read, changed");
 }
 
 #[test]
@@ -311,7 +311,8 @@ fn step(chance: &mut Chance) -> String {
         12 => run(format!("mv {one} {two}")),
         13 => run(format!("mv {dir} {other}")),
         14 => run(format!("ln {one} {two}")),
-        15 => run(format!("ln {one} link{number}; cat {two} >> link{number}")),
+        // A file that is appended to itself would have no end.
+        15 => run(format!("ln {one} link{number}; head -c 64 {two} >> link{number}")),
         16 => run(format!("ln -sfn {one} sym{number}; cat sym{number} > through{number}")),
         17 => run(format!("ln -sfn {dir} to{number}; ls to{number}/ > listed{number}")),
         18 => run(format!("chmod 7{number}5 {one}")),

@@ -37,7 +37,7 @@ pub const SCHEMA: &[(&str, &str, &str)] = &[
     (
         "step_finished",
         "`step`, `outcome`: `cached`\\|`ran`\\|`done`\\|`failed`\\|`cancelled`\\|`would_run`, `duration_ms`, \
-         `reason`, `causes`: [{`kind`, `name`}] and `nearest`: key or null (ran, would_run); `from`, `saved_ms` and \
+         `reason`, `causes`: [{`kind`, `name`, `by`}] and `nearest`: key or null (ran, would_run); `from`, `saved_ms` and \
          `record`: {`key`, `scope`, `created`, `builder`, `found`: `exact`\\|`traced`\\|`linked`} (cached)",
         "a step ended",
     ),
@@ -109,9 +109,10 @@ impl std::fmt::Debug for Json {
 
 /// Why a step was not taken from a record: `reason`, `causes` and `nearest`.
 pub fn why_json(why: &Why) -> Value {
-    let cause = |cause: &Cause| match cause.name.as_str() {
-        "" => json!({"kind": cause.kind.as_str()}),
-        name => json!({"kind": cause.kind.as_str(), "name": name}),
+    let cause = |cause: &Cause| match (cause.name.as_str(), &cause.by) {
+        ("", _) => json!({"kind": cause.kind.as_str()}),
+        (name, None) => json!({"kind": cause.kind.as_str(), "name": name}),
+        (name, Some(by)) => json!({"kind": cause.kind.as_str(), "name": name, "by": by}),
     };
     let causes: Vec<Value> = why.causes.iter().map(cause).collect();
     json!({"reason": why.reason, "causes": causes, "nearest": why.nearest})
@@ -239,8 +240,8 @@ mod tests {
         let why = Why {
             reason: "/a, which it read, changed".into(),
             causes: vec![
-                Cause { kind: CauseKind::Content, name: "/a".into() },
-                Cause { kind: CauseKind::Base, name: String::new() },
+                Cause { kind: CauseKind::Content, name: "/a".into(), by: Some("cc1".into()) },
+                Cause::of(CauseKind::Base),
             ],
             nearest: Some("sha256:bb".into()),
         };
@@ -264,7 +265,7 @@ mod tests {
             json!({"event": "step_log", "time_ms": 5, "step": 1, "stream": "stdout", "line": "b"}),
             json!({"event": "step_finished", "time_ms": 5, "step": 1, "outcome": "ran", "duration_ms": 20,
                    "reason": "/a, which it read, changed", "nearest": "sha256:bb",
-                   "causes": [{"kind": "content", "name": "/a"}, {"kind": "base"}]}),
+                   "causes": [{"kind": "content", "name": "/a", "by": "cc1"}, {"kind": "base"}]}),
             json!({"event": "step_finished", "time_ms": 5, "step": 0, "outcome": "cached", "duration_ms": 0,
                    "from": "local cache", "saved_ms": 2000,
                    "record": {"key": "sha256:aa", "scope": "main", "created": "2026-01-02T03:04:05Z",

@@ -3,17 +3,15 @@
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use rustix::fs::{Access, Mode, OFlags};
-use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::fs::{Access, Mode};
 
 use super::rootfs::{Kind, Root, mount_overlay};
 use super::{Channel, Doing, SetupError, bundle, mounts::Mounter, privileges, stdin_from};
-use crate::exec::protocol::{Order, Report, receive};
+use crate::exec::protocol::{Order, receive};
 use crate::exec::{Ids, Network, sys};
 
 /// BuildKit's, which scripts may have come to expect.
@@ -51,12 +49,6 @@ fn run(channel: &Channel) -> Result<u8, SetupError> {
     if step.network == Network::None {
         sys::loopback_up().doing(|| "switching the loopback interface on")?;
     }
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", private).doing(|| "making mounts private")?;
-
-    for (number, place) in step.served.iter().enumerate() {
-        mount_served(number, place, channel)?;
-    }
     let at = step.scratch.join("root");
     fs_err::create_dir(&at).doing(|| "making the step's root")?;
     let writable = Some((step.upper.as_path(), step.work.as_path()));
@@ -78,19 +70,6 @@ fn run(channel: &Channel) -> Result<u8, SetupError> {
     privileges::drop_to(step, order.ids, channel)?;
     rustix::process::umask(Mode::from_raw_mode(step.umask & 0o777));
     Ok(execute(&order))
-}
-
-/// Mounts a tree that the executor serves, and gives it the device.
-fn mount_served(number: usize, place: &Path, channel: &Channel) -> Result<(), SetupError> {
-    let what = || "mounting the files that the step starts from";
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let device = rustix::fs::open("/dev/fuse", flags, Mode::empty()).doing(|| "opening /dev/fuse")?;
-    // Whoever the step runs as: the overlay above asks as root, and checks what they may do by itself.
-    let options = format!("fd={},rootmode=40755,user_id=0,group_id=0,allow_other", device.as_raw_fd());
-    let options = CString::new(options).doing(what)?;
-    let flags = MountFlags::RDONLY | MountFlags::NOATIME | MountFlags::NODEV;
-    rustix::mount::mount("crossdock", place, "fuse", flags, options.as_c_str()).doing(what)?;
-    channel.hand_over(&Report::Mounted(number), &device).doing(what)
 }
 
 /// As BuildKit does: what is missing belongs to the step's user.

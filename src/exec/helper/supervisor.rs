@@ -1,11 +1,15 @@
 //! The process between the executor and the step.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::UnshareFlags;
 
@@ -18,7 +22,8 @@ pub(in crate::exec) const OWN_NETWORK: &str = "--own-network";
 
 pub(super) fn main(args: &[OsString]) -> ExitCode {
     let Ok(channel) = Channel::from_stdin() else { return ExitCode::FAILURE };
-    match run(&channel, args.iter().any(|arg| arg == OWN_NETWORK)) {
+    let (flags, served): (Vec<_>, Vec<_>) = args.iter().partition(|arg| *arg == OWN_NETWORK);
+    match run(&channel, !flags.is_empty(), &served) {
         Ok(Some(exit)) => channel.report(&Report::Ended(exit)),
         Ok(None) => {}
         Err(error) => channel.fail(error),
@@ -27,14 +32,33 @@ pub(super) fn main(args: &[OsString]) -> ExitCode {
 }
 
 /// The command's end, or `None` if the executor hung up.
-fn run(channel: &Channel, own_network: bool) -> Result<Option<Exit>, SetupError> {
+fn run(channel: &Channel, own_network: bool, served: &[&OsString]) -> Result<Option<Exit>, SetupError> {
     // Out of the terminal's process group: Ctrl-C is for the executor, which then hangs up in good order.
     rustix::process::setsid().doing(|| "starting a session")?;
     unshare(own_network)?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).doing(|| "making mounts private")?;
+    // Here, and not in the new process namespace, so that the executor can tell which process asks for a file.
+    for (number, place) in served.iter().enumerate() {
+        mount_served(number, Path::new(place), channel)?;
+    }
     // The new process is the first of the new process namespace. Everything else it inherits.
     let child = Command::new("/proc/self/exe").arg(INIT).env_clear().stdin(Stdio::inherit()).spawn();
     let mut child = child.doing(|| "starting the step's first process")?;
     wait(channel, &mut child).doing(|| "waiting for the step")
+}
+
+/// Mounts a tree that the executor serves, and gives it the device.
+fn mount_served(number: usize, place: &Path, channel: &Channel) -> Result<(), SetupError> {
+    let what = || "mounting the files that the step starts from";
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let device = rustix::fs::open("/dev/fuse", flags, Mode::empty()).doing(|| "opening /dev/fuse")?;
+    // Whoever the step runs as: the overlay above asks as root, and checks what they may do by itself.
+    let options = format!("fd={},rootmode=40755,user_id=0,group_id=0,allow_other", device.as_raw_fd());
+    let options = CString::new(options).doing(what)?;
+    let flags = MountFlags::RDONLY | MountFlags::NOATIME | MountFlags::NODEV;
+    rustix::mount::mount("crossdock", place, "fuse", flags, options.as_c_str()).doing(what)?;
+    channel.hand_over(&Report::Mounted(number), &device).doing(what)
 }
 
 fn unshare(own_network: bool) -> Result<(), SetupError> {

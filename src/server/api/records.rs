@@ -86,7 +86,7 @@ pub(super) async fn put(
     }
     access.may_write(&record.scope)?;
     // Naming a blob makes it readable for all who read the scope: only who may see it can do that.
-    let mut blobs: Vec<Digest> = record.blobs().chain(record.log).collect();
+    let mut blobs: Vec<Digest> = record.blobs().chain(record.extras()).collect();
     let seen = server.visible.seen(&access, blobs.iter().copied()).await?;
     if let Some(missing) = record.blobs().find(|blob| !seen.contains(blob)) {
         return Err(StoreError::Incomplete { key, missing, location: access.backend.location() }.into());

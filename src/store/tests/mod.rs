@@ -38,6 +38,7 @@ pub(crate) fn sample(name: &str) -> (Record, [Bytes; 2]) {
         duration_ms: 1,
         builder: "test".to_owned(),
         log: None,
+        readers: None,
         foreign: false,
     };
     (record, [layer, toc])

@@ -193,6 +193,7 @@ fn record(seed: u64) -> Record {
         duration_ms: 1,
         builder: "soak".to_owned(),
         log: None,
+        readers: None,
         foreign: false,
     }
 }
