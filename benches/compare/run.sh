@@ -82,6 +82,7 @@ measurements=$work/measurements
 measure() {
     local tool=$1 scenario=$2 begin end seconds
     shift 2
+    if [[ -n $far ]]; then went_through >/dev/null; fi
     begin=$(date +%s%N)
     if ! "$@" >"$work/log" 2>&1; then
         echo "$tool, $scenario: failed: $*" >&2
@@ -136,7 +137,7 @@ went_through() {
     for number in "${!link_questions[@]}"; do
         echo >&"${link_questions[number]}"
         read -r -u "${link_answers[number]}" trips up down
-        ((most = trips > most ? trips : most, sum += down))
+        most=$((trips > most ? trips : most)) sum=$((sum + down))
     done
     printf '%s round trips, %s MB down' "$most" "$(awk "BEGIN { printf \"%.1f\", $sum / 1e6 }")"
 }
@@ -317,7 +318,6 @@ compare_builds() {
             rm -rf "$work/registry/docker/registry/v2/repositories/app/$tool" "$work/project"
             project
             base_is released
-            if [[ -n $far ]]; then went_through >/dev/null; fi
             measure "$tool" cold "${tool}_build"
             measure "$tool" "warm, unchanged" "${tool}_build"
             "${tool}_forget"
@@ -333,7 +333,6 @@ compare_builds() {
             steps "$tool"
             "${tool}_forget"
             base_is updated
-            if [[ -n $far ]]; then went_through >/dev/null; fi
             measure "$tool" "empty, updated base" "${tool}_build"
             steps "$tool"
             check_image "$tool"

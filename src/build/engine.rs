@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -298,6 +298,7 @@ impl Engine {
             foreign: &foreign,
             before: &part.before,
             stages: part.plan.stages.iter().map(|_| OnceCell::new()).collect(),
+            expects: AtomicBool::new(false),
             progress: &progress,
             used: Mutex::default(),
             aliases: Mutex::default(),

@@ -144,11 +144,16 @@ impl Layers {
                 None => break Arc::new(Tree::empty()),
             }
         };
+        // All at once: each may have to be fetched.
+        let layers = above.iter().filter_map(|chain| Some(chain.split()?.1));
+        let tocs = layers.map(|layer| async {
+            self.toc(engine, &layer.descriptor).await.map_err(|error| with_key(error, layer.key))
+        });
+        futures_util::future::try_join_all(tocs).await?;
         while let Some(next) = above.pop() {
             let Some((_, layer)) = next.split() else { continue };
             let number = u32::try_from(chain.layers().len() - above.len() - 1).unwrap_or(u32::MAX);
-            let toc =
-                self.toc(engine, &layer.descriptor).await.map_err(|error| with_key(error, layer.key))?;
+            let toc = self.toc(engine, &layer.descriptor).await?;
             let mut merged = (*tree).clone();
             merged.apply(number, &toc).map_err(|error| BuildError::cache("merging layers", error))?;
             tree = Arc::new(merged);

@@ -31,7 +31,7 @@ use crate::digest::Digest;
 use crate::dockerfile::{Dockerfile, DockerfileError, Mount};
 use crate::event::{Cause, CauseKind, Event, Found, Origin, StepId, StepOutcome, Why};
 use crate::layer::LayerDescriptor;
-use crate::record::{Bundle, BundleStep, Key, Preimage, Record};
+use crate::record::{Bundle, BundleStep, Key, Preimage, Record, SHAPE_BYTES_MAX};
 use crate::store::{Hit, Lease, Making, Turn};
 use crate::tree::Tree;
 
@@ -52,6 +52,8 @@ pub(crate) struct Solver<'s> {
     /// The records of the last build of the same kind.
     pub(crate) before: &'s Bundle,
     pub(crate) stages: Vec<OnceCell<Solved>>,
+    /// What the last build used is being fetched.
+    pub(crate) expects: AtomicBool,
     pub(crate) progress: &'s Progress,
     /// What this platform's steps were taken from.
     pub(crate) used: Mutex<Vec<(StepId, BundleStep)>>,
@@ -243,6 +245,7 @@ impl Solver<'_> {
             self.verify_hit(stage, step, base, inputs, &hit.record).await?;
             return Ok(Some(self.cached(step, base, hit, started)));
         }
+        self.expect();
         let linked = match &step.op {
             Op::Copy(op) => keys::linked(op, &whole),
             _ => None,
@@ -289,7 +292,7 @@ impl Solver<'_> {
                 Turn::Mine(Lease::default())
             };
             // After it is known whose turn it is: whoever had it has published before giving it back.
-            if takes_records && let Some((hit, _)) = self.look_up(&whole, &unkeyed).await {
+            if takes_records && let Some(hit) = self.look_up_again(step, &whole, &unkeyed).await {
                 return Ok(Some(self.cached(step, base, hit, started)));
             }
             match turn {
@@ -465,6 +468,21 @@ impl Solver<'_> {
         error.suggest(path, names.iter().map(String::as_str)).into()
     }
 
+    /// Begins to fetch what is looked into once something has changed, if it is as it was the last time: what is in the layers,
+    /// and what commands had looked at.
+    fn expect(&self) {
+        if self.expects.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let blobs = |step: &BundleStep| {
+            let tocs = step.record.layers.iter().map(|layer| (layer.toc, super::layers::TOC_BYTES_MAX));
+            let shape = step.record.preimage.reads().map(|(shape, _)| (shape, SHAPE_BYTES_MAX));
+            tocs.chain(shape).collect::<Vec<_>>()
+        };
+        let all: HashMap<Digest, u64> = self.before.steps.iter().flat_map(blobs).collect();
+        self.engine.cache.expect_blobs(all.into_iter().collect());
+    }
+
     /// Looks up a record whose layers are there too, and with which of `unkeyed` left out.
     async fn look_up<'u>(&self, whole: &Preimage, unkeyed: &'u [Vec<String>]) -> Option<(Hit, &'u [String])> {
         for names in unkeyed {
@@ -473,6 +491,20 @@ impl Solver<'_> {
             }
         }
         None
+    }
+
+    /// The same once more, when it is this build's turn. What is only copied has no turns among machines: whoever was before
+    /// this build was on this one.
+    async fn look_up_again(
+        &self,
+        step: &PlannedStep,
+        whole: &Preimage,
+        unkeyed: &[Vec<String>],
+    ) -> Option<Hit> {
+        match step.op {
+            Op::Run(_) => Some(self.look_up(whole, unkeyed).await?.0),
+            Op::Copy(_) | Op::Workdir(_) => self.engine.cache.lookup_here(&whole.key()).await,
+        }
     }
 
     /// Takes a step's result from the record of its own key.

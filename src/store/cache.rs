@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use tokio::sync::{Notify, Semaphore};
 
 use super::directory::Completeness;
@@ -161,6 +162,9 @@ impl Lost {
         }
     }
 }
+
+/// Blobs that are fetched at a time before somebody asks for them.
+const EXPECTED_AT_ONCE: usize = 16;
 
 /// Each costs a round trip, and may be in vain.
 const LOOKS_AHEAD_MAX: u64 = 3;
@@ -344,6 +348,12 @@ impl Cache {
             return None;
         }
         let remote = inner.remote.as_ref()?;
+        let gate = inner.fetching.of(digest);
+        let _alone = gate.lock().await;
+        // Somebody else may have just fetched it.
+        if let Ok(Some(bytes)) = inner.local.read_blob(digest, limit).await {
+            return Some(bytes);
+        }
         let bytes = remote.ask(remote.store().read_blob(digest, limit)).await??;
         inner.downloaded.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if bytes.len() as u64 > limit || !digest.matches(&bytes) {
@@ -352,6 +362,25 @@ impl Cache {
         }
         let _ = inner.local.write_blob(digest, BlobSource::Bytes(bytes.clone())).await;
         Some(bytes)
+    }
+
+    /// Begins to fetch blobs, each of at most so many bytes, that are likely to be read soon.
+    pub fn expect_blobs(&self, blobs: Vec<(Digest, u64)>) {
+        if self.0.remote.is_none() || blobs.is_empty() {
+            return;
+        }
+        let cache = self.clone();
+        tokio::spawn(async move {
+            let fetch = |(digest, limit): (Digest, u64)| {
+                let cache = cache.clone();
+                async move { drop(cache.read_blob(&digest, limit).await) }
+            };
+            futures_util::stream::iter(blobs)
+                .map(fetch)
+                .buffer_unordered(EXPECTED_AT_ONCE)
+                .collect::<()>()
+                .await;
+        });
     }
 
     /// The local file with a blob of `size` bytes, fetched from the remote store if need be. `None` if no store
