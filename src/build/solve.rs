@@ -5,11 +5,12 @@
 //! looks into trees), and only then the work itself, under a lock so that no other build on this machine does it too.
 
 use std::collections::{HashMap, HashSet};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::future::{BoxFuture, FutureExt as _, try_join_all};
+use futures_util::future::{BoxFuture, Either, FutureExt as _, select, try_join_all};
 use tokio::sync::OnceCell;
 
 use super::chain::{Chain, ChainLayer};
@@ -77,6 +78,22 @@ pub(crate) struct Progress {
     pub(crate) made: Mutex<HashSet<Key>>,
     /// What every step is keyed on, as far as that is known.
     pub(crate) keyed: Mutex<Vec<(StepId, Option<Preimage>, StepOutcome)>>,
+}
+
+/// Whether a record is asked for at the shared cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    Everybody,
+    Nobody,
+}
+
+/// What was found of a step under traced keys.
+#[derive(Debug, Default)]
+struct FoundTraced {
+    /// A record, and the exact key that its result goes under.
+    hit: Option<(Hit, Preimage)>,
+    /// What is known besides, for each choice of build arguments that was looked at.
+    known: Vec<TracedStep>,
 }
 
 impl Solver<'_> {
@@ -229,16 +246,38 @@ impl Solver<'_> {
         let common = Common { platform: &stage.platform, epoch: self.request.source_date_epoch };
         let unkeyed = self.unkeyed(step);
         let coarse = self.coarse(step, &common, base, inputs);
+        // Once something has changed trees are looked into anyway: then the exact key is as near, and finds more.
+        let has_changed = self.expects.load(Ordering::Relaxed);
+        let ask = if has_changed { Ask::Nobody } else { Ask::Everybody };
         if let (Some(coarse), false) = (&coarse, stage.no_cache)
-            && let Some((hit, _)) = self.look_up(coarse, &unkeyed).await
+            && let Some((hit, _)) = self.look_up(coarse, &unkeyed, ask).await
         {
             self.verify_hit(stage, step, base, inputs, &hit.record).await?;
             return Ok(Some(self.cached(step, base, hit, started)));
         }
         let whole = self.exact(step, &common, base, inputs).await?;
-        if !stage.no_cache
-            && let Some((hit, unkeyed)) = self.look_up(&whole, &unkeyed).await
-        {
+        let mut traced = FoundTraced::default();
+        let exact = async {
+            if stage.no_cache { None } else { self.look_up(&whole, &unkeyed, Ask::Everybody).await }
+        };
+        let hit = if has_changed && !stage.no_cache && self.is_traced(step) {
+            // Both at once: the one waits for an answer, the other has most likely all it needs.
+            let found = self.find_traced(step, &whole, &unkeyed, base, inputs);
+            match select(pin!(exact), pin!(found)).await {
+                Either::Left((Some(hit), _)) => Some(hit),
+                Either::Left((None, found)) => {
+                    traced = found.await?;
+                    None
+                }
+                Either::Right((found, exact)) => {
+                    traced = found?;
+                    if traced.hit.is_some() { None } else { exact.await }
+                }
+            }
+        } else {
+            exact.await
+        };
+        if let Some((hit, unkeyed)) = hit {
             if let Some(coarse) = coarse {
                 self.publish_alias(step, &hit.record, keys::unkeyed(&coarse, unkeyed)).await;
             }
@@ -255,19 +294,15 @@ impl Solver<'_> {
         {
             return Ok(Some(self.put_on(step, base, hit, whole, Found::Linked, started).await?));
         }
-        let mut traced: Vec<TracedStep> = Vec::new();
-        if self.is_traced(step) && !stage.no_cache {
-            for unkeyed in &unkeyed {
-                let exact = keys::unkeyed(&whole, unkeyed);
-                let found = self.look_up_traced(step, &exact, base, inputs).await?;
-                if let Some(hit) = found.hit {
-                    self.found_by(step, hit.record.clone());
-                    self.verify_hit(stage, step, base, inputs, &hit.record).await?;
-                    return Ok(Some(self.put_on(step, base, hit, exact, Found::Traced, started).await?));
-                }
-                traced.push(found);
-            }
+        if self.is_traced(step) && !stage.no_cache && !has_changed {
+            traced = self.find_traced(step, &whole, &unkeyed, base, inputs).await?;
         }
+        if let Some((hit, exact)) = traced.hit {
+            self.found_by(step, hit.record.clone());
+            self.verify_hit(stage, step, base, inputs, &hit.record).await?;
+            return Ok(Some(self.put_on(step, base, hit, exact, Found::Traced, started).await?));
+        }
+        let mut traced = traced.known;
         // What it is most likely to be recorded under.
         let exact = keys::unkeyed(&whole, &unkeyed[0]);
         let why = if stage.no_cache {
@@ -484,13 +519,45 @@ impl Solver<'_> {
     }
 
     /// Looks up a record whose layers are there too, and with which of `unkeyed` left out.
-    async fn look_up<'u>(&self, whole: &Preimage, unkeyed: &'u [Vec<String>]) -> Option<(Hit, &'u [String])> {
+    async fn look_up<'u>(
+        &self,
+        whole: &Preimage,
+        unkeyed: &'u [Vec<String>],
+        ask: Ask,
+    ) -> Option<(Hit, &'u [String])> {
         for names in unkeyed {
-            if let Some(hit) = self.engine.cache.lookup(&keys::unkeyed(whole, names).key()).await {
+            let key = keys::unkeyed(whole, names).key();
+            let hit = match ask {
+                Ask::Everybody => self.engine.cache.lookup(&key).await,
+                Ask::Nobody => self.engine.cache.lookup_here(&key).await,
+            };
+            if let Some(hit) = hit {
                 return Some((hit, names));
             }
         }
         None
+    }
+
+    /// Looks for a record of what the step would see today, with each choice of `unkeyed` left out.
+    async fn find_traced(
+        &self,
+        step: &PlannedStep,
+        whole: &Preimage,
+        unkeyed: &[Vec<String>],
+        base: &Arc<Chain>,
+        inputs: &[InputTree],
+    ) -> Result<FoundTraced, BuildError> {
+        let mut known = Vec::with_capacity(unkeyed.len());
+        for names in unkeyed {
+            let exact = keys::unkeyed(whole, names);
+            let mut found = self.look_up_traced(step, &exact, base, inputs).await?;
+            let hit = found.hit.take();
+            known.push(found);
+            if let Some(hit) = hit {
+                return Ok(FoundTraced { hit: Some((hit, exact)), known });
+            }
+        }
+        Ok(FoundTraced { hit: None, known })
     }
 
     /// The same once more, when it is this build's turn. What is only copied has no turns among machines: whoever was before
@@ -501,10 +568,11 @@ impl Solver<'_> {
         whole: &Preimage,
         unkeyed: &[Vec<String>],
     ) -> Option<Hit> {
-        match step.op {
-            Op::Run(_) => Some(self.look_up(whole, unkeyed).await?.0),
-            Op::Copy(_) | Op::Workdir(_) => self.engine.cache.lookup_here(&whole.key()).await,
-        }
+        let ask = match step.op {
+            Op::Run(_) => Ask::Everybody,
+            Op::Copy(_) | Op::Workdir(_) => Ask::Nobody,
+        };
+        Some(self.look_up(whole, unkeyed, ask).await?.0)
     }
 
     /// Takes a step's result from the record of its own key.
