@@ -298,6 +298,7 @@ impl Engine {
             foreign: &foreign,
             before: &part.before,
             stages: part.plan.stages.iter().map(|_| OnceCell::new()).collect(),
+            has_changed: AtomicBool::new(false),
             expects: AtomicBool::new(false),
             progress: &progress,
             used: Mutex::default(),

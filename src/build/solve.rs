@@ -53,6 +53,8 @@ pub(crate) struct Solver<'s> {
     /// The records of the last build of the same kind.
     pub(crate) before: &'s Bundle,
     pub(crate) stages: Vec<OnceCell<Solved>>,
+    /// A step was in no record under its own key.
+    pub(crate) has_changed: AtomicBool,
     /// What the last build used is being fetched.
     pub(crate) expects: AtomicBool,
     pub(crate) progress: &'s Progress,
@@ -247,7 +249,7 @@ impl Solver<'_> {
         let unkeyed = self.unkeyed(step);
         let coarse = self.coarse(step, &common, base, inputs);
         // Once something has changed trees are looked into anyway: then the exact key is as near, and finds more.
-        let has_changed = self.expects.load(Ordering::Relaxed);
+        let has_changed = self.has_changed.load(Ordering::Relaxed);
         let ask = if has_changed { Ask::Nobody } else { Ask::Everybody };
         if let (Some(coarse), false) = (&coarse, stage.no_cache)
             && let Some((hit, _)) = self.look_up(coarse, &unkeyed, ask).await
@@ -256,9 +258,16 @@ impl Solver<'_> {
             return Ok(Some(self.cached(step, base, hit, started)));
         }
         let whole = self.exact(step, &common, base, inputs).await?;
+        let here = if stage.no_cache { None } else { self.look_up(&whole, &unkeyed, Ask::Nobody).await };
+        if here.is_none() && !stage.no_cache {
+            self.expect();
+        }
         let mut traced = FoundTraced::default();
         let exact = async {
-            if stage.no_cache { None } else { self.look_up(&whole, &unkeyed, Ask::Everybody).await }
+            match here {
+                None if !stage.no_cache => self.look_up(&whole, &unkeyed, Ask::Everybody).await,
+                here => here,
+            }
         };
         let hit = if has_changed && !stage.no_cache && self.is_traced(step) {
             // Both at once: the one waits for an answer, the other has most likely all it needs.
@@ -284,7 +293,7 @@ impl Solver<'_> {
             self.verify_hit(stage, step, base, inputs, &hit.record).await?;
             return Ok(Some(self.cached(step, base, hit, started)));
         }
-        self.expect();
+        self.has_changed.store(true, Ordering::Relaxed);
         let linked = match &step.op {
             Op::Copy(op) => keys::linked(op, &whole),
             _ => None,
@@ -503,7 +512,7 @@ impl Solver<'_> {
         error.suggest(path, names.iter().map(String::as_str)).into()
     }
 
-    /// Begins to fetch what is looked into once something has changed, if it is as it was the last time: what is in the layers,
+    /// Begins to fetch what is looked into if something has changed and the rest is as it was the last time: what is in the layers,
     /// and what commands had looked at.
     fn expect(&self) {
         if self.expects.swap(true, Ordering::Relaxed) {

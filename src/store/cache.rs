@@ -166,6 +166,9 @@ impl Lost {
 /// Blobs that are fetched at a time before somebody asks for them.
 const EXPECTED_AT_ONCE: usize = 16;
 
+/// Blobs of one record that are sent at a time: a layer, what is in it, and what its step read and printed.
+const UPLOADED_AT_ONCE: usize = 4;
+
 /// Each costs a round trip, and may be in vain.
 const LOOKS_AHEAD_MAX: u64 = 3;
 
@@ -637,31 +640,42 @@ impl Inner {
     async fn upload(&self, remote: &Remote, record: &Record, predecessor: Option<&Record>) -> bool {
         let blobs: Vec<_> = record.blobs().chain(record.extras()).collect();
         let Some(missing) = remote.send(remote.store().missing_blobs(&blobs)).await else { return false };
-        for digest in missing {
-            // A result is often recorded under several keys, whose records have the same layers.
-            let gate = self.sending.of(&digest);
-            let _alone = gate.lock().await;
-            if self.sent.lock().unwrap_or_else(PoisonError::into_inner).contains(&digest) {
-                continue;
-            }
-            let Some((_, size)) = self.local.open_blob(&digest) else {
-                if record.extras().any(|extra| extra == digest) {
-                    continue;
-                }
-                return false;
-            };
-            let layer = record.own_layers().iter().find(|layer| layer.digest == digest);
-            let parts = match (layer, predecessor) {
-                (Some(layer), Some(predecessor)) => reuse::plan(self, remote, layer, predecessor).await,
-                _ => None,
-            };
-            let Some(sent) = reuse::send(self, remote, &digest, size, parts.as_deref()).await else {
-                return false;
-            };
-            self.uploaded.fetch_add(sent, Ordering::Relaxed);
-            self.sent.lock().unwrap_or_else(PoisonError::into_inner).insert(digest);
+        let sent = missing.into_iter().map(|digest| self.upload_blob(remote, record, predecessor, digest));
+        let sent: Vec<bool> = futures_util::stream::iter(sent).buffered(UPLOADED_AT_ONCE).collect().await;
+        if sent.contains(&false) {
+            return false;
         }
         remote.send(remote.store().write_record(record)).await.is_some()
+    }
+
+    /// Sends one of a record's blobs.
+    async fn upload_blob(
+        &self,
+        remote: &Remote,
+        record: &Record,
+        predecessor: Option<&Record>,
+        digest: Digest,
+    ) -> bool {
+        // A result is often recorded under several keys, whose records have the same layers.
+        let gate = self.sending.of(&digest);
+        let _alone = gate.lock().await;
+        if self.sent.lock().unwrap_or_else(PoisonError::into_inner).contains(&digest) {
+            return true;
+        }
+        let Some((_, size)) = self.local.open_blob(&digest) else {
+            return record.extras().any(|extra| extra == digest);
+        };
+        let layer = record.own_layers().iter().find(|layer| layer.digest == digest);
+        let parts = match (layer, predecessor) {
+            (Some(layer), Some(predecessor)) => reuse::plan(self, remote, layer, predecessor).await,
+            _ => None,
+        };
+        let Some(sent) = reuse::send(self, remote, &digest, size, parts.as_deref()).await else {
+            return false;
+        };
+        self.uploaded.fetch_add(sent, Ordering::Relaxed);
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).insert(digest);
+        true
     }
 }
 

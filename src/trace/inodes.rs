@@ -1,6 +1,9 @@
 //! The numbers that the kernel knows the nodes of a tree by, and what was looked at of each.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
@@ -185,9 +188,30 @@ impl Inodes {
     }
 }
 
+thread_local! {
+    /// The process that asked last, and where its name is: most often it asks again.
+    static LAST: RefCell<Option<(u32, File)>> = const { RefCell::new(None) };
+}
+
 /// What the kernel calls the program that a process executes: its file's name, up to 15 bytes of it.
 fn program(process: u32) -> Option<String> {
-    let name = fs_err::read(format!("/proc/{process}/comm")).ok()?;
-    let name = String::from_utf8_lossy(name.trim_ascii_end()).into_owned();
-    (!name.is_empty()).then_some(name)
+    let read = |file: &File| {
+        let mut name = [0; 64];
+        let length = file.read_at(&mut name, 0).ok()?;
+        let name = String::from_utf8_lossy(name[..length].trim_ascii_end()).into_owned();
+        (!name.is_empty()).then_some(name)
+    };
+    LAST.with_borrow_mut(|last| {
+        // Its number may be another's by now: then the file can no longer be read.
+        if let Some((known, file)) = last
+            && *known == process
+            && let Some(name) = read(file)
+        {
+            return Some(name);
+        }
+        let file = File::open(format!("/proc/{process}/comm")).ok()?;
+        let name = read(&file);
+        *last = Some((process, file));
+        name
+    })
 }
