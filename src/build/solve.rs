@@ -518,12 +518,19 @@ impl Solver<'_> {
         if self.expects.swap(true, Ordering::Relaxed) {
             return;
         }
-        let blobs = |step: &BundleStep| {
-            let tocs = step.record.layers.iter().map(|layer| (layer.toc, super::layers::TOC_BYTES_MAX));
-            let shape = step.record.preimage.reads().map(|(shape, _)| (shape, SHAPE_BYTES_MAX));
-            tocs.chain(shape).collect::<Vec<_>>()
-        };
-        let all: HashMap<Digest, u64> = self.before.steps.iter().flat_map(blobs).collect();
+        // Only the latest of each: a bundle has what many builds before it had used.
+        let (mut with_tocs, mut with_shape) = (HashSet::new(), HashSet::new());
+        let mut all: HashMap<Digest, u64> = HashMap::new();
+        for BundleStep { slot, record } in &self.before.steps {
+            if with_tocs.insert(slot) {
+                all.extend(record.layers.iter().map(|layer| (layer.toc, super::layers::TOC_BYTES_MAX)));
+            }
+            if let Some((shape, _)) = record.preimage.reads()
+                && with_shape.insert(slot)
+            {
+                all.insert(shape, SHAPE_BYTES_MAX);
+            }
+        }
         self.engine.cache.expect_blobs(all.into_iter().collect());
     }
 
