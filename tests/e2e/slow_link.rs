@@ -78,3 +78,23 @@ fn a_cached_build_waits_for_one_round_trip_and_never_more_than_four() {
     assert!(said.contains(" 0 run"), "{said}");
     assert!((2..=4).contains(&count.round_trips), "{count:?}");
 }
+
+/// Six commands behind a `COPY . .` of which a file has changed that they do not read, in a cache that knows many such builds.
+#[test]
+fn what_no_step_reads_costs_few_round_trips_and_bytes() {
+    let runners = Runners::new();
+    let mut dockerfile = "FROM busybox\nWORKDIR /w\nCOPY . .\n".to_owned();
+    for number in 0..6 {
+        dockerfile.push_str(&format!("RUN cat /w/a > /out{number}\n"));
+    }
+    runners.lab.file(".dockerignore", "*ockerfile\n");
+    for number in 0..5 {
+        runners.lab.file("README", format!("{number}\n"));
+        runners.publish(&format!("runner-{number}"), &dockerfile, "Dockerfile");
+    }
+    runners.lab.file("README", "another\n");
+    let (said, count) = runners.build("last", &dockerfile, "Dockerfile");
+    assert!(said.contains("7 cached, 1 run"), "{said}");
+    assert!(count.round_trips <= 5, "one after the other it was more than two for each command: {count:?}");
+    assert!(count.down < 100_000, "{count:?}");
+}
