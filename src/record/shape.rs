@@ -54,14 +54,7 @@ impl Shape {
     /// # Errors
     /// Anything else.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut decoder = Decoder::new(bytes);
-        if bytes.len() as u64 > SHAPE_BYTES_MAX || decoder.take(MAGIC.len())? != MAGIC {
-            return Err(DecodeError::Malformed { what: "shape", at: 0 });
-        }
-        let found = decoder.uint()?;
-        if found != VERSION {
-            return Err(DecodeError::Version { what: "shape", found, known: VERSION });
-        }
+        let mut decoder = begin("shape", MAGIC, bytes)?;
         let mut left = SHAPE_BYTES_MAX;
         let trees = decoder.list(|d| {
             let mut before: Option<Vec<u8>> = None;
@@ -113,6 +106,19 @@ impl Shape {
     }
 }
 
+/// What follows the magic and the version.
+fn begin<'b>(what: &'static str, magic: &[u8], bytes: &'b [u8]) -> Result<Decoder<'b>, DecodeError> {
+    let mut decoder = Decoder::new(bytes);
+    if bytes.len() as u64 > SHAPE_BYTES_MAX || decoder.take(magic.len())? != magic {
+        return Err(DecodeError::Malformed { what, at: 0 });
+    }
+    let found = decoder.uint()?;
+    if found != VERSION {
+        return Err(DecodeError::Version { what, found, known: VERSION });
+    }
+    Ok(decoder)
+}
+
 /// What was seen of each path of a shape.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Values(pub Vec<Seen>);
@@ -158,14 +164,7 @@ impl Readers {
     /// # Errors
     /// Anything else.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut decoder = Decoder::new(bytes);
-        if bytes.len() as u64 > SHAPE_BYTES_MAX || decoder.take(READERS_MAGIC.len())? != READERS_MAGIC {
-            return Err(DecodeError::Malformed { what: "readers", at: 0 });
-        }
-        let found = decoder.uint()?;
-        if found != VERSION {
-            return Err(DecodeError::Version { what: "readers", found, known: VERSION });
-        }
+        let mut decoder = begin("readers", READERS_MAGIC, bytes)?;
         let programs = decoder.list(|d| Ok(d.text()?.to_owned()))?;
         // What the kernel calls a program has 15 bytes: a number may stand for as much memory, not for more.
         if programs.iter().any(|program| program.len() > PROGRAM_BYTES_MAX) {
