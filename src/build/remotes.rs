@@ -95,7 +95,6 @@ pub(crate) struct Remotes<'r> {
     layers: &'r Layers,
     agents: &'r Agents,
     request: &'r BuildRequest,
-    /// Records that turned out to be incomplete.
     chains: Mutex<HashMap<RemoteSpec, Arc<OnceCell<Arc<Chain>>>>>,
     context: OnceCell<Option<Arc<Chain>>>,
     downloaded: AtomicU64,

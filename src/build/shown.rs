@@ -103,8 +103,10 @@ impl LayerVisitor for Shown {
             self.whole(name);
             self.whole(value);
         }
-        if let Item::Symlink { target } = item {
-            self.whole(target);
+        match item {
+            Item::Symlink { target } => self.whole(target),
+            Item::File { .. } => {}
+            _ => return Ok(()),
         }
         let failed =
             |error| LayerError::io(format!("reading `{}` of a new layer", display_path(path)))(error);

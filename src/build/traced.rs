@@ -15,7 +15,8 @@ use crate::digest::Digest;
 use crate::dockerfile::Mount;
 use crate::explain::{Difference, readers};
 use crate::record::{
-    Bundle, BundleName, BundleStep, Preimage, Record, SHAPE_BYTES_MAX, Shape, VALUES_BYTES_MAX, Values,
+    Bundle, BundleName, BundleStep, Preimage, READERS_BYTES_MAX, Record, SHAPE_BYTES_MAX, Shape,
+    VALUES_BYTES_MAX, Values,
 };
 use crate::store::Hit;
 use crate::tree::{Look, Observer, Tree};
@@ -232,7 +233,9 @@ impl Solver<'_> {
         };
         let definition = record.preimage.definition();
         let traced = definition.traced(store(shape)?, store(values)?);
-        let record = Record { readers: Some(store(reads.readers.encode())?), ..record.clone() };
+        let readers = reads.readers.encode();
+        let readers = (readers.len() as u64 <= READERS_BYTES_MAX).then(|| store(readers)).transpose()?;
+        let record = Record { readers, ..record.clone() };
         // The latest result counts: an earlier one for the same would have been a hit.
         let record = self.publish_alias(step, &record, traced).await;
         let mut bundle = Bundle { steps: vec![BundleStep { slot: "shape".to_owned(), record }] };

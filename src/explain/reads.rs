@@ -3,7 +3,8 @@
 use crate::digest::Digest;
 use crate::layer::display_path;
 use crate::record::{
-    BundleName, Preimage, Readers, Record, SHAPE_BYTES_MAX, Shape, VALUES_BYTES_MAX, Values, is_absent,
+    BundleName, Preimage, READERS_BYTES_MAX, Readers, Record, SHAPE_BYTES_MAX, Shape, VALUES_BYTES_MAX,
+    Values, is_absent,
 };
 use crate::store::Cache;
 use crate::tree::{Look, Seen};
@@ -58,7 +59,7 @@ pub async fn reads(cache: &Cache, record: &Record) -> Option<Vec<ReadPath>> {
 /// Which programs read what, under the traced key of `record`; nothing if that is not known.
 pub async fn readers(cache: &Cache, record: &Record) -> Readers {
     let Some(digest) = record.readers else { return Readers::default() };
-    let bytes = cache.read_blob(&digest, SHAPE_BYTES_MAX).await;
+    let bytes = cache.read_blob(&digest, READERS_BYTES_MAX).await;
     bytes.and_then(|bytes| Readers::decode(&bytes).ok()).unwrap_or_default()
 }
 

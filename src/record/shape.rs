@@ -54,7 +54,7 @@ impl Shape {
     /// # Errors
     /// Anything else.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut decoder = begin("shape", MAGIC, bytes)?;
+        let mut decoder = begin("shape", MAGIC, SHAPE_BYTES_MAX, bytes)?;
         let mut left = SHAPE_BYTES_MAX;
         let trees = decoder.list(|d| {
             let mut before: Option<Vec<u8>> = None;
@@ -107,9 +107,14 @@ impl Shape {
 }
 
 /// What follows the magic and the version.
-fn begin<'b>(what: &'static str, magic: &[u8], bytes: &'b [u8]) -> Result<Decoder<'b>, DecodeError> {
+fn begin<'b>(
+    what: &'static str,
+    magic: &[u8],
+    limit: u64,
+    bytes: &'b [u8],
+) -> Result<Decoder<'b>, DecodeError> {
     let mut decoder = Decoder::new(bytes);
-    if bytes.len() as u64 > SHAPE_BYTES_MAX || decoder.take(magic.len())? != magic {
+    if bytes.len() as u64 > limit || decoder.take(magic.len())? != magic {
         return Err(DecodeError::Malformed { what, at: 0 });
     }
     let found = decoder.uint()?;
@@ -141,6 +146,9 @@ impl Values {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Readers(pub Vec<Option<String>>);
 
+/// Encoded readers may have this many bytes: a million paths, each of which stands for up to a hundred bytes of memory.
+pub const READERS_BYTES_MAX: u64 = 1 << 20;
+
 const READERS_MAGIC: &[u8] = b"crossdock-readers\n";
 
 impl Readers {
@@ -164,9 +172,9 @@ impl Readers {
     /// # Errors
     /// Anything else.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut decoder = begin("readers", READERS_MAGIC, bytes)?;
+        let mut decoder = begin("readers", READERS_MAGIC, READERS_BYTES_MAX, bytes)?;
         let programs = decoder.list(|d| Ok(d.text()?.to_owned()))?;
-        // What the kernel calls a program has 15 bytes: a number may stand for as much memory, not for more.
+        // A number stands for as much memory as the name that it is replaced by.
         if programs.iter().any(|program| program.len() > PROGRAM_BYTES_MAX) {
             return Err(decoder.malformed("program"));
         }
