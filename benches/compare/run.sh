@@ -9,6 +9,8 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
+# shellcheck source=benches/lib.sh
+source "$root/benches/lib.sh"
 
 usage() {
     cat <<'TEXT'
@@ -61,11 +63,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/crossdock-compare.XXXXXX")
 pids=()
 finish() {
     set +e
-    local pid
-    for pid in "${pids[@]}"; do
-        kill "$pid" 2>/dev/null
-        wait "$pid" 2>/dev/null
-    done
+    stop "${pids[@]}"
     if [[ -d $work/buildah ]]; then
         buildah_storage umount --all >/dev/null 2>&1
         # The overlay driver keeps its own directory mounted.
@@ -100,81 +98,17 @@ median() { # TOOL SCENARIO
         sort -n | awk '{ a[NR] = $1 } END { if (NR) printf "%.3f", NR % 2 ? a[(NR + 1) / 2] : (a[NR / 2] + a[NR / 2 + 1]) / 2 }'
 }
 
-# ---- a registry, a base image, a project ----
-
-start_registry() {
-    printf '%s\n' 'version: 0.1' "storage: {filesystem: {rootdirectory: $work/registry}, delete: {enabled: true}}" \
-        "http: {addr: '127.0.0.1:0'}" 'log: {accesslog: {disabled: true}}' >"$work/registry.yml"
-    docker-registry serve "$work/registry.yml" >"$work/registry.log" 2>&1 &
-    pids+=($!)
-    local tries
-    for tries in $(seq 100); do
-        registry=$(grep -o 'listening on 127\.0\.0\.1:[0-9]*' "$work/registry.log" | grep -o '127.*' || true)
-        [[ -n $registry ]] && return
-        sleep 0.1
-    done
-    echo "the registry did not start after $tries tries" >&2
-    cat "$work/registry.log" >&2
-    exit 1
-}
-
-# far_from ADDRESS: sets `link` to an address that leads there, slowly.
-far_from() {
-    [[ -x $work/link ]] || rustc --edition 2024 -O -o "$work/link" "$root/tests/tools/link/main.rs"
-    local name=$work/link-${1##*:} number=${#link_questions[@]}
-    mkfifo "$name.questions"
-    exec {link_questions[number]}<>"$name.questions"
-    exec {link_answers[number]}< <("$work/link" 127.0.0.1:0 "$1" 20 1000 <"$name.questions")
-    pids+=($!)
-    read -r -u "${link_answers[number]}" link
-}
-link_questions=()
-link_answers=()
-
-# What went through all links since the last time: the most round trips of any, and MB to the clients.
-went_through() {
-    local number trips up down most=0 sum=0
-    for number in "${!link_questions[@]}"; do
-        echo >&"${link_questions[number]}"
-        read -r -u "${link_answers[number]}" trips up down
-        most=$((trips > most ? trips : most)) sum=$((sum + down))
-    done
-    printf '%s round trips, %s MB down' "$most" "$(awk "BEGIN { printf \"%.1f\", $sum / 1e6 }")"
-}
-
-start_server() {
-    "$crossdock" serve --insecure-no-auth --listen 127.0.0.1:0 --storage "$work/crossdock-shared" \
-        >"$work/server.log" 2>&1 &
-    pids+=($!)
-    server_pid=$!
-    local address=
-    until [[ -n $address ]]; do
-        sleep 0.1
-        address=$(grep -o '127\.0\.0\.1:[1-9][0-9]*' "$work/server.log" | head -n 1 || true)
-    done
-    crossdock_cache=http://$address
-    if [[ -n $far ]]; then
-        far_from "$address"
-        crossdock_cache=http://$link
-    fi
-}
-server_pid=
+# ---- a base image, a project ----
 
 base_image() {
-    # The tests make the same base: an OCI layout of what debootstrap makes of this machine's release.
-    local found
-    found=$(compgen -G "$root/target/tmp/bases/debian-????????????????" || true)
-    if [[ -z $found ]]; then
-        (cd "$root" && cargo test --locked --test e2e the_debian_base)
-        found=$(compgen -G "$root/target/tmp/bases/debian-????????????????")
-    fi
+    debian_base
     skopeo --policy "$work/policy.json" copy --quiet --dest-tls-verify=false \
-        "oci:$found:latest" "docker://$registry/base:released"
+        "oci:$debian:latest" "docker://$registry/base:released"
     # The same after a security update of a package that no step uses. Its one layer is another one then, as of every image
     # that is rebuilt.
     local files=$work/updated
     mkdir -p "$files"
-    printf 'FROM base\n' | "$crossdock" build --local-cache "$work/base-cache" --build-context "base=oci-layout://$found" \
+    printf 'FROM base\n' | "$crossdock" build --local-cache "$work/base-cache" --build-context "base=oci-layout://$debian" \
         --output "type=tar,dest=$files/root.tar" --progress quiet -
     mkdir "$files/root"
     tar --extract --numeric-owner --xattrs --file "$files/root.tar" --directory "$files/root"
@@ -269,32 +203,6 @@ buildah_build() {
     buildah_storage --signature-policy "$work/policy.json" push --tls-verify=false "$registry/app/buildah:latest"
 }
 
-buildkit_start() {
-    mkdir -p "$work/buildkit"
-    printf '[registry."%s"]\n  http = true\n' "$registry" >"$work/buildkit/config.toml"
-    buildkitd --config "$work/buildkit/config.toml" --root "$work/buildkit/root" --addr "unix://$work/buildkit/socket" \
-        --oci-worker=true --containerd-worker=false --oci-worker-net=host --oci-worker-binary="$(command -v runc)" \
-        >"$work/buildkit/log" 2>&1 &
-    buildkit_pid=$!
-    pids+=("$buildkit_pid")
-    local tries
-    for tries in $(seq 200); do
-        buildctl --addr "unix://$work/buildkit/socket" debug workers >/dev/null 2>&1 && return
-        sleep 0.05
-    done
-    echo "buildkitd did not start after $tries tries" >&2
-    tail -n 20 "$work/buildkit/log" >&2
-    exit 1
-}
-buildkit_pid=
-buildkit_forget() {
-    if [[ -n $buildkit_pid ]]; then
-        kill "$buildkit_pid"
-        wait "$buildkit_pid" || true
-        rm -rf --one-file-system "$work/buildkit"
-    fi
-    buildkit_start
-}
 buildkit_forget_shared() { rm -rf "$work/registry/docker/registry/v2/repositories/cache/buildkit"; }
 buildkit_build() {
     buildctl --addr "unix://$work/buildkit/socket" build --progress plain --frontend dockerfile.v0 \
@@ -417,8 +325,8 @@ compare_layers() {
 
 # Steps that do nothing else than what they are named after, on a base that has all they need: with and without tracing.
 compare_tracing() {
-    local found directory=$work/traced round name
-    found=$(compgen -G "$root/target/tmp/bases/debian-????????????????")
+    local directory=$work/traced round name
+    debian_base
     mkdir -p "$directory"
     cp -r "$work/project/." "$directory/"
     cat >"$directory/package.json" <<'JSON'
@@ -445,7 +353,7 @@ DOCKERFILE
     traced() { # TARGET FLAG…
         local target=$1
         shift
-        "$crossdock" build --local-cache "$work/traced-local" --build-context "debian=oci-layout://$found" --progress plain \
+        "$crossdock" build --local-cache "$work/traced-local" --build-context "debian=oci-layout://$debian" --progress plain \
             ${SSL_CERT_FILE:+--secret "id=ca,src=$SSL_CERT_FILE"} --target "$target" "$@" "$directory"
     }
     # What they start from is here, unpacked and framed, before the clock starts.

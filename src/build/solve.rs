@@ -98,6 +98,28 @@ struct FoundTraced {
     known: Vec<TracedStep>,
 }
 
+/// A step that is not found under its coarse key.
+struct Sought<'s> {
+    stage: &'s PlannedStage,
+    step: &'s PlannedStep,
+    base: &'s Arc<Chain>,
+    inputs: &'s [InputTree],
+    started: Instant,
+    coarse: Option<Preimage>,
+    /// The exact key, with all build arguments.
+    whole: Preimage,
+    linked: Option<Preimage>,
+    /// The build arguments that may be left out of keys: choices, the likeliest first.
+    unkeyed: Vec<Vec<String>>,
+}
+
+/// What came of looking for a step's result.
+enum Search {
+    Found(Arc<Chain>),
+    /// Nothing, but what is known of earlier runs, for each choice of unkeyed build arguments that was looked at.
+    Missing(Vec<TracedStep>),
+}
+
 impl Solver<'_> {
     /// Solves the target and everything that it needs.
     pub(crate) async fn solve(&self) -> Result<Solved, BuildError> {
@@ -258,20 +280,59 @@ impl Solver<'_> {
             return Ok(Some(self.cached(step, base, hit, started)));
         }
         let whole = self.exact(step, &common, base, inputs).await?;
-        let here = if stage.no_cache { None } else { self.look_up(&whole, &unkeyed, Ask::Nobody).await };
-        if here.is_none() && !stage.no_cache {
+        let linked = match &step.op {
+            Op::Copy(op) => keys::linked(op, &whole),
+            _ => None,
+        };
+        let sought = Sought { stage, step, base, inputs, started, coarse, whole, linked, unkeyed };
+        let mut traced = Vec::new();
+        if stage.no_cache {
+            self.has_changed.store(true, Ordering::Relaxed);
+        } else {
+            match self.find(&sought, has_changed).await? {
+                Search::Found(chain) => return Ok(Some(chain)),
+                Search::Missing(known) => traced = known,
+            }
+        }
+        // What it is most likely to be recorded under.
+        let exact = keys::unkeyed(&sought.whole, &sought.unkeyed[0]);
+        let why = if stage.no_cache {
+            let causes = vec![Cause::of(CauseKind::Disabled)];
+            Why { causes, ..Why::from("the cache is switched off for it") }
+        } else {
+            let nearest = traced.first_mut().and_then(|traced| traced.nearest.take());
+            self.why(stage, step, base, inputs, &exact, nearest).await
+        };
+        if self.request.dry_run {
+            self.would_run(step, Some(exact), why, started.elapsed());
+            return Ok(None);
+        }
+        // Whoever else is about to do the same waits here, and finds the record afterwards.
+        let _lock = self.lock(step, &exact.key()).await?;
+        let chain = match self.turn(&sought, &exact.key()).await {
+            Either::Left(hit) => self.cached(step, base, hit, started),
+            Either::Right(lease) => self.make(sought, traced, lease, why).await?,
+        };
+        Ok(Some(chain))
+    }
+
+    /// Looks for a result under all keys but the coarse one.
+    async fn find(&self, sought: &Sought<'_>, has_changed: bool) -> Result<Search, BuildError> {
+        let Sought { stage, step, base, inputs, started, whole, unkeyed, .. } = sought;
+        let here = self.look_up(whole, unkeyed, Ask::Nobody).await;
+        if here.is_none() {
             self.expect();
         }
         let mut traced = FoundTraced::default();
         let exact = async {
             match here {
-                None if !stage.no_cache => self.look_up(&whole, &unkeyed, Ask::Everybody).await,
+                None => self.look_up(whole, unkeyed, Ask::Everybody).await,
                 here => here,
             }
         };
-        let hit = if has_changed && !stage.no_cache && self.is_traced(step) {
+        let hit = if has_changed && self.is_traced(step) {
             // Both at once: the one waits for an answer, the other has most likely all it needs.
-            let found = self.find_traced(step, &whole, &unkeyed, base, inputs);
+            let found = self.find_traced(sought);
             match select(pin!(exact), pin!(found)).await {
                 Either::Left((Some(hit), _)) => Some(hit),
                 Either::Left((None, found)) => {
@@ -287,67 +348,64 @@ impl Solver<'_> {
             exact.await
         };
         if let Some((hit, unkeyed)) = hit {
-            if let Some(coarse) = coarse {
-                self.publish_alias(step, &hit.record, keys::unkeyed(&coarse, unkeyed)).await;
+            if let Some(coarse) = &sought.coarse {
+                self.publish_alias(step, &hit.record, keys::unkeyed(coarse, unkeyed)).await;
             }
             self.verify_hit(stage, step, base, inputs, &hit.record).await?;
-            return Ok(Some(self.cached(step, base, hit, started)));
+            return Ok(Search::Found(self.cached(step, base, hit, *started)));
         }
         self.has_changed.store(true, Ordering::Relaxed);
-        let linked = match &step.op {
-            Op::Copy(op) => keys::linked(op, &whole),
-            _ => None,
-        };
-        if let (Some(linked), false) = (&linked, stage.no_cache)
+        if let Some(linked) = &sought.linked
             && let Some(hit) = self.engine.cache.lookup(&linked.key()).await
         {
-            return Ok(Some(self.put_on(step, base, hit, whole, Found::Linked, started).await?));
+            let chain = self.put_on(step, base, hit, whole.clone(), Found::Linked, *started).await?;
+            return Ok(Search::Found(chain));
         }
-        if self.is_traced(step) && !stage.no_cache && !has_changed {
-            traced = self.find_traced(step, &whole, &unkeyed, base, inputs).await?;
+        if self.is_traced(step) && !has_changed {
+            traced = self.find_traced(sought).await?;
         }
-        if let Some((hit, exact)) = traced.hit {
-            self.found_by(step, hit.record.clone());
-            self.verify_hit(stage, step, base, inputs, &hit.record).await?;
-            return Ok(Some(self.put_on(step, base, hit, exact, Found::Traced, started).await?));
-        }
-        let mut traced = traced.known;
-        // What it is most likely to be recorded under.
-        let exact = keys::unkeyed(&whole, &unkeyed[0]);
-        let why = if stage.no_cache {
-            let causes = vec![Cause::of(CauseKind::Disabled)];
-            Why { causes, ..Why::from("the cache is switched off for it") }
-        } else {
-            let nearest = traced.first_mut().and_then(|traced| traced.nearest.take());
-            self.why(stage, step, base, inputs, &exact, nearest).await
-        };
-        if self.request.dry_run {
-            self.would_run(step, Some(exact), why, started.elapsed());
-            return Ok(None);
-        }
-        // Whoever else is about to do the same waits here, and finds the record afterwards.
-        let _lock = self.lock(step, &exact.key()).await?;
-        let takes_records = !stage.no_cache || self.is_made(&exact.key());
-        let lease = loop {
+        let Some((hit, exact)) = traced.hit else { return Ok(Search::Missing(traced.known)) };
+        self.found_by(step, hit.record.clone());
+        self.verify_hit(stage, step, base, inputs, &hit.record).await?;
+        Ok(Search::Found(self.put_on(step, base, hit, exact, Found::Traced, *started).await?))
+    }
+
+    /// Waits until it is this build's turn, or until somebody else has made the result.
+    async fn turn(&self, sought: &Sought<'_>, key: &Key) -> Either<Hit, Lease> {
+        let Sought { stage, step, whole, unkeyed, .. } = sought;
+        let takes_records = !stage.no_cache || self.is_made(key);
+        loop {
             // What is only copied is done sooner than somebody could be waited for.
             let turn = if takes_records && matches!(step.op, Op::Run(_)) {
-                self.engine.cache.turn(&exact.key()).await
+                self.engine.cache.turn(key).await
             } else {
                 Turn::Mine(Lease::default())
             };
             // After it is known whose turn it is: whoever had it has published before giving it back.
-            if takes_records && let Some(hit) = self.look_up_again(step, &whole, &unkeyed).await {
-                return Ok(Some(self.cached(step, base, hit, started)));
+            if takes_records && let Some(hit) = self.look_up_again(step, whole, unkeyed).await {
+                return Either::Left(hit);
             }
             match turn {
-                Turn::Mine(lease) => break lease,
+                Turn::Mine(lease) => return Either::Right(lease),
                 Turn::Theirs { by, after } => {
                     let status = format!("waiting for {by}, which is running this step");
                     self.emit(Event::StepStatus { step: step.id, status });
                     tokio::time::sleep(after.clamp(Duration::from_millis(10), LOOK_AGAIN)).await;
                 }
             }
-        };
+        }
+    }
+
+    /// Does a step's work, and keeps the result under all its keys. `traced` is what is known of earlier runs, for each choice
+    /// of unkeyed build arguments.
+    async fn make(
+        &self,
+        sought: Sought<'_>,
+        traced: Vec<TracedStep>,
+        lease: Lease,
+        why: Why,
+    ) -> Result<Arc<Chain>, BuildError> {
+        let Sought { stage, step, base, inputs, started, coarse, whole, linked, unkeyed } = sought;
         let created = self.engine.now();
         let last = traced.iter().find_map(|traced| traced.last.as_ref());
         let made = self.work(stage, step, base, inputs, last).await?;
@@ -382,7 +440,7 @@ impl Solver<'_> {
             // Whoever comes next needs no look at the layer's table of contents.
             let _ = chain.tree.set(made.tree);
         }
-        Ok(Some(chain))
+        Ok(chain)
     }
 
     fn is_made(&self, key: &Key) -> bool {
@@ -554,15 +612,9 @@ impl Solver<'_> {
         None
     }
 
-    /// Looks for a record of what the step would see today, with each choice of `unkeyed` left out.
-    async fn find_traced(
-        &self,
-        step: &PlannedStep,
-        whole: &Preimage,
-        unkeyed: &[Vec<String>],
-        base: &Arc<Chain>,
-        inputs: &[InputTree],
-    ) -> Result<FoundTraced, BuildError> {
+    /// Looks for a record of what the step would see today, with each choice of unkeyed build arguments left out.
+    async fn find_traced(&self, sought: &Sought<'_>) -> Result<FoundTraced, BuildError> {
+        let Sought { step, base, inputs, whole, unkeyed, .. } = sought;
         let mut known = Vec::with_capacity(unkeyed.len());
         for names in unkeyed {
             let exact = keys::unkeyed(whole, names);

@@ -663,12 +663,12 @@ async fn a_push_sends_only_what_is_missing() {
         |part: &str| lines.iter().position(|line| line.starts_with("PUT") && line.contains(part)).unwrap();
     let (layer, config) =
         (at(&Digest::of("new").to_string()), at(&bundle.config_descriptor.digest.to_string()));
-    assert!(layer < config && config < at("manifests/v1") && at("manifests/v1") == lines.len() - 1);
+    assert!(layer.max(config) < at("manifests/v1") && at("manifests/v1") == lines.len() - 1);
     assert!(!lines.iter().any(|line| line.contains("from=x")));
 
     let report = push(&client(), &reference, &ImageSet::one(bundle.clone()), &blobs, &|_| {}).await.unwrap();
     assert!(report.unchanged && report.uploaded_bytes == 0);
-    assert_eq!(fake.seen().len(), lines.len() + 1, "one question is enough");
+    assert!(fake.seen()[lines.len()..].iter().all(|seen| seen.method == "HEAD"), "nothing but questions");
 }
 
 #[tokio::test]
