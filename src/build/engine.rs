@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::future::try_join_all;
+use futures_util::future::{try_join, try_join_all};
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::checks;
@@ -379,19 +379,21 @@ impl Engine {
             platforms.push(None);
         }
         let (silent, contexts) = (Linter::default(), Arc::new(Contexts::default()));
-        let planned = try_join_all(platforms.iter().enumerate().map(|(number, platform)| {
+        // The base images' registry and the shared cache are asked at the same time.
+        let planned = try_join_all(platforms.iter().enumerate().map(async |(number, platform)| {
             let lint = if number == 0 { lint } else { &silent };
-            self.plan(request, dockerfile, *platform, lint)
+            let bundle = bundle_name(request, *platform);
+            let before = async { Ok(self.cache.bundle(&bundle).await.unwrap_or_default()) };
+            let (planned, before) = try_join(self.plan(request, dockerfile, *platform, lint), before).await?;
+            Ok::<_, BuildError>((planned, bundle, before))
         }))
         .await?;
         let mut parts = Vec::with_capacity(planned.len());
         let mut steps = 0;
-        for (platform, (mut plan, images)) in platforms.into_iter().zip(planned) {
+        for (platform, ((mut plan, images), bundle, before)) in platforms.into_iter().zip(planned) {
             plan.number_from(steps);
             steps += plan.names.len();
             let inputs = Inputs::new(&plan, images, request, Arc::clone(&contexts));
-            let bundle = bundle_name(request, platform);
-            let before = self.cache.bundle(&bundle).await.unwrap_or_default();
             parts.push(Part { platform, plan, inputs, bundle, before });
         }
         Ok(parts)

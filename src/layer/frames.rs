@@ -21,12 +21,15 @@ impl Frame {
         if self.raw_size.max(self.size) > FRAME_MAX {
             return Err(io::Error::other(LayerError::Limit { what: "a frame", limit: FRAME_MAX }));
         }
-        let raw = if encoding == Encoding::Plain {
-            bytes
-        } else {
-            let mut raw = Vec::with_capacity(self.raw_size as usize);
-            decode(&*bytes, encoding)?.take(self.raw_size + 1).read_to_end(&mut raw)?;
-            raw
+        let raw = match encoding {
+            Encoding::Plain => bytes,
+            // In one go: a stream would copy everything once more.
+            Encoding::Zstd => zstd::bulk::decompress(&bytes, self.raw_size as usize)?,
+            _ => {
+                let mut raw = Vec::with_capacity(self.raw_size as usize);
+                decode(&*bytes, encoding)?.take(self.raw_size + 1).read_to_end(&mut raw)?;
+                raw
+            }
         };
         if raw.len() as u64 == self.raw_size {
             return Ok(raw);

@@ -640,13 +640,31 @@ impl Inner {
     /// Sends the blobs that are missing, then the record.
     async fn upload(&self, remote: &Remote, record: &Record, predecessor: Option<&Record>) -> bool {
         let blobs: Vec<_> = record.blobs().chain(record.extras()).collect();
-        let Some(missing) = remote.send(remote.store().missing_blobs(&blobs)).await else { return false };
+        let missing = match self.few(&blobs) {
+            Some(few) => few,
+            None => match remote.send(remote.store().missing_blobs(&blobs)).await {
+                Some(missing) => missing,
+                None => return false,
+            },
+        };
         let sent = missing.into_iter().map(|digest| self.upload_blob(remote, record, predecessor, digest));
         let sent: Vec<bool> = futures_util::stream::iter(sent).buffered(UPLOADED_AT_ONCE).collect().await;
         if sent.contains(&false) {
             return false;
         }
         remote.send(remote.store().write_record(record)).await.is_some()
+    }
+
+    /// Those blobs that are not known to be in the shared cache, if all of them are here and sending them costs no more than
+    /// the question whether they are missing.
+    fn few(&self, blobs: &[Digest]) -> Option<Vec<Digest>> {
+        let is_known = |digest: &&Digest| {
+            let known = [&self.at_remote, &self.sent];
+            !known.iter().any(|known| known.lock().unwrap_or_else(PoisonError::into_inner).contains(*digest))
+        };
+        let unknown: Vec<Digest> = blobs.iter().filter(is_known).copied().collect();
+        let sizes = unknown.iter().map(|digest| self.local.open_blob(digest).map(|(_, size)| size));
+        (sizes.sum::<Option<u64>>()? <= FEW_BYTES).then_some(unknown)
     }
 
     /// Sends one of a record's blobs.
@@ -679,6 +697,10 @@ impl Inner {
         true
     }
 }
+
+/// What is sent without asking whether it is there already: a fraction of what a connection over some distance carries in the
+/// time of an answer.
+const FEW_BYTES: u64 = 64 << 10;
 
 /// A lock for each blob.
 #[derive(Debug, Default)]

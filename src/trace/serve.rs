@@ -1,17 +1,21 @@
 //! Answers the kernel's questions about a tree (Linux's `include/uapi/linux/fuse.h`, by way of the crate fuser).
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     AccessFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
     ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request, Session, SessionACL,
 };
+
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::TracedTree;
 use super::inodes::{Inode, ROOT};
@@ -21,11 +25,19 @@ use crate::tree::{Look, NodeKind};
 /// How long the kernel may believe an answer: a tree never changes.
 const FOR_EVER: Duration = Duration::from_secs(1 << 30);
 
+/// How long a thread stays awake for the next question.
+const LINGER: Duration = Duration::from_micros(50);
+
 /// What a directory's size is, whatever is in it: that is seen by listing it.
 const DIRECTORY_SIZE: u64 = 4096;
 
 /// What one read may ask for at most: the kernel asks for 1 MiB at most. Bounds what is allocated for an answer.
 const READ_MAX: u32 = 16 << 20;
+
+thread_local! {
+    /// What a thread reads contents into: memory of this size, made anew for each answer, would cost more than the rest of it.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Answers what comes from `device`, the mount's end of FUSE, until it is unmounted.
 pub(super) fn serve(tree: &Arc<TracedTree>, device: OwnedFd) -> io::Result<()> {
@@ -50,14 +62,25 @@ pub(super) fn serve(tree: &Arc<TracedTree>, device: OwnedFd) -> io::Result<()> {
 
 /// Until the mount is gone.
 fn answer(tree: &Arc<TracedTree>, device: OwnedFd, config: Config) -> io::Result<()> {
-    match Session::from_fd(Answers(Arc::clone(tree)), device, SessionACL::All, config) {
+    let answers = Answers {
+        tree: Arc::clone(tree),
+        questions: device.try_clone()?,
+        is_watched: AtomicBool::new(false),
+    };
+    match Session::from_fd(answers, device, SessionACL::All, config) {
         // It was gone before anybody asked for anything: the step could not be set up, and says why.
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
         session => session.and_then(Session::run),
     }
 }
 
-struct Answers(Arc<TracedTree>);
+struct Answers {
+    tree: Arc<TracedTree>,
+    /// Where questions come from.
+    questions: OwnedFd,
+    /// A thread waits for the next question without sleeping.
+    is_watched: AtomicBool,
+}
 
 impl Answers {
     fn attributes(&self, number: u64, inode: &Inode) -> FileAttr {
@@ -73,7 +96,7 @@ impl Answers {
             NodeKind::Fifo => (0, 0),
         };
         let time = time(metadata.mtime);
-        let (uid, gid) = if self.0.options.single_id { (0, 0) } else { (metadata.uid, metadata.gid) };
+        let (uid, gid) = if self.tree.options.single_id { (0, 0) } else { (metadata.uid, metadata.gid) };
         FileAttr {
             ino: INodeNo(number),
             size,
@@ -95,26 +118,53 @@ impl Answers {
 
     /// What the kernel asks for was given to it before: anything else is a failure.
     fn inode(&self, number: INodeNo) -> Result<Arc<Inode>, Errno> {
-        self.0.inodes.get(number.0).ok_or_else(|| {
-            self.0.fail(format!("the kernel asked for the inode {}, which there is not", number.0));
+        self.tree.inodes.get(number.0).ok_or_else(|| {
+            self.tree.fail(format!("the kernel asked for the inode {}, which there is not", number.0));
             Errno::EIO
         })
     }
 
-    fn content(&self, inode: &Inode, offset: u64, size: u32, process: u32) -> Result<Vec<u8>, Errno> {
+    /// Stays awake for a moment: most questions follow each other closely, and being woken takes longer than an answer.
+    fn linger(&self) {
+        if self.is_watched.swap(true, Ordering::Acquire) {
+            return;
+        }
+        let started = Instant::now();
+        while started.elapsed() < LINGER {
+            let mut questions = [PollFd::new(&self.questions, PollFlags::IN)];
+            if rustix::event::poll(&mut questions, Some(&Timespec::default())) != Ok(0) {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        self.is_watched.store(false, Ordering::Release);
+    }
+
+    /// Reads into the beginning of `buffer`, which grows if it has to, and says how much.
+    fn content(
+        &self,
+        inode: &Inode,
+        offset: u64,
+        size: u32,
+        process: u32,
+        buffer: &mut Vec<u8>,
+    ) -> Result<usize, Errno> {
         let node = inode.node();
         if node.content().is_none() {
             return Err(Errno::EINVAL);
         }
         inode.look_by(Look::CONTENT, process);
         let length = node.size().saturating_sub(offset).min(size.min(READ_MAX).into());
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-        self.0.contents.read(&inode.path, node, offset, &mut bytes).map_err(|error| {
+        let length = usize::try_from(length).unwrap_or(0);
+        if buffer.len() < length {
+            buffer.resize(length, 0);
+        }
+        self.tree.contents.read(&inode.path, node, offset, &mut buffer[..length]).map_err(|error| {
             let path = crate::layer::display_path(&inode.path);
-            self.0.fail(format!("reading /{path} failed: {}", crate::hint::with_causes(&error)));
+            self.tree.fail(format!("reading /{path} failed: {}", crate::hint::with_causes(&error)));
             Errno::EIO
         })?;
-        Ok(bytes)
+        Ok(length)
     }
 }
 
@@ -161,16 +211,17 @@ impl Filesystem for Answers {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.0.inodes.look_up(parent.0, name.as_bytes()) {
+        match self.tree.inodes.look_up(parent.0, name.as_bytes()) {
             Some((number, inode)) => {
                 reply.entry(&FOR_EVER, &self.attributes(number, &inode), Generation(0));
             }
             None => {
                 // Inode 0 is nothing, and that is remembered.
-                let Some(root) = self.0.inodes.get(ROOT) else { return reply.error(Errno::EIO) };
+                let Some(root) = self.tree.inodes.get(ROOT) else { return reply.error(Errno::EIO) };
                 reply.entry(&FOR_EVER, &self.attributes(0, &root), Generation(0));
             }
         }
+        self.linger();
     }
 
     fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
@@ -218,10 +269,16 @@ impl Filesystem for Answers {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.inode(number).and_then(|inode| self.content(&inode, offset, size, request.pid())) {
-            Ok(bytes) => reply.data(&bytes),
-            Err(error) => reply.error(error),
-        }
+        BUFFER.with_borrow_mut(|buffer| {
+            let read = self
+                .inode(number)
+                .and_then(|inode| self.content(&inode, offset, size, request.pid(), buffer));
+            match read {
+                Ok(length) => reply.data(&buffer[..length]),
+                Err(error) => reply.error(error),
+            }
+        });
+        self.linger();
     }
 
     fn readdir(
@@ -250,7 +307,7 @@ impl Filesystem for Answers {
         let skip = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
         for (place, (name, child)) in (3..).zip(dir.children()).skip(skip) {
             let kind = file_type(&child.node().kind);
-            let (number, _) = self.0.inodes.number((number.0, &inode), name, child);
+            let (number, _) = self.tree.inodes.number((number.0, &inode), name, child);
             if add(number, place, kind, name) {
                 break;
             }
@@ -259,7 +316,7 @@ impl Filesystem for Answers {
     }
 
     fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        if !self.0.has_xattrs {
+        if !self.tree.has_xattrs {
             return reply.error(Errno::ENOSYS);
         }
         match self.inode(number) {
@@ -272,7 +329,7 @@ impl Filesystem for Answers {
     }
 
     fn listxattr(&self, _: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
-        if !self.0.has_xattrs {
+        if !self.tree.has_xattrs {
             return reply.error(Errno::ENOSYS);
         }
         match self.inode(number) {

@@ -23,6 +23,10 @@ const MEMORY_BYTES: usize = 64 << 20;
 /// More small frames than this are not kept: each costs some hundred bytes besides its own.
 const MEMORY_FRAMES: usize = 4096;
 
+/// Whoever reads a file to its end finds as many of its next frames decompressed already, by another thread. One more than is
+/// asked for is decompressed in any case: it has the file's neighbours.
+const DECODED_AHEAD: usize = 2;
+
 /// The frames that one build reads, whatever trees they are for.
 pub(crate) struct Pool {
     pub(super) engine: Engine,
@@ -83,8 +87,8 @@ impl Pool {
         }))
     }
 
-    /// The content of a frame. If it has to be fetched, those up to `last` are too, as far as it looks as if they were
-    /// wanted.
+    /// The content of a frame. Those behind it, up to `last`, are likely to be wanted next: if it has to be fetched they are
+    /// too, as far as it looks as if they were wanted, and what is on this machine is decompressed meanwhile.
     pub(super) fn frame(
         self: &Arc<Self>,
         layer: &Arc<LayerFrames>,
@@ -92,16 +96,52 @@ impl Pool {
         last: usize,
         counts: &Counts,
     ) -> Result<Arc<Vec<u8>>, ContentError> {
+        let (raw, is_new) = self.only_frame(layer, number, last, counts)?;
+        let ahead = if number < last { DECODED_AHEAD.min(last - number) } else { usize::from(is_new) };
+        for next in (number + 1..layer.frames().len()).take(ahead) {
+            self.decode_ahead(layer, next);
+        }
+        Ok(raw)
+    }
+
+    /// Decompresses a frame in the background, if it is on this machine and nobody has done it yet.
+    fn decode_ahead(self: &Arc<Self>, layer: &Arc<LayerFrames>, number: usize) {
+        let id = layer.frames()[number].id;
+        let name = (id, layer.encoding());
+        if lock(&self.memory).frames.contains_key(&name) {
+            return;
+        }
+        let Some(claim) = self.claim(id) else { return };
+        let (pool, layer) = (Arc::clone(self), Arc::clone(layer));
+        self.handle.spawn_blocking(move || {
+            // What is not there, or damaged, shows when it is read.
+            if let Some(bytes) = pool.on_this_machine(&layer, number)
+                && let Ok(raw) = layer.frames()[number].decode(layer.encoding(), bytes)
+            {
+                lock(&pool.memory).insert(name, Arc::new(raw));
+            }
+            drop(claim);
+        });
+    }
+
+    /// The content of a frame, and whether it had to be decompressed for that.
+    fn only_frame(
+        self: &Arc<Self>,
+        layer: &Arc<LayerFrames>,
+        number: usize,
+        last: usize,
+        counts: &Counts,
+    ) -> Result<(Arc<Vec<u8>>, bool), ContentError> {
         let id = layer.frames()[number].id;
         let name = (id, layer.encoding());
         loop {
             if let Some(raw) = lock(&self.memory).get(&name) {
-                return Ok(raw);
+                return Ok((raw, false));
             }
             if let Some(claim) = self.claim(id) {
                 // Whoever had it may have just given it back.
                 if let Some(raw) = lock(&self.memory).get(&name) {
-                    return Ok(raw);
+                    return Ok((raw, false));
                 }
                 let bytes = match self.on_this_machine(layer, number) {
                     Some(bytes) => bytes,
@@ -111,7 +151,7 @@ impl Pool {
                 let raw = Arc::new(raw.map_err(|error| layer.wrong(&error))?);
                 lock(&self.memory).insert(name, Arc::clone(&raw));
                 drop(claim);
-                return Ok(raw);
+                return Ok((raw, true));
             }
             let flight = lock(&self.flights).get(&id).cloned();
             if let Some(flight) = flight {
