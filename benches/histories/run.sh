@@ -91,9 +91,9 @@ base_image() { # LANGUAGE
     cp -L "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" "$files/certificates/all.pem"
     {
         echo 'FROM debian'
-        echo 'COPY --from=certificates all.pem /etc/ssl/certs/ca-certificates.crt'
-        echo 'ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PIP_CERT=/etc/ssl/certs/ca-certificates.crt' \
-            'NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt CARGO_HTTP_CAINFO=/etc/ssl/certs/ca-certificates.crt'
+        echo 'COPY --from=certificates all.pem /etc/ssl/all.pem'
+        echo 'ENV SSL_CERT_FILE=/etc/ssl/all.pem PIP_CERT=/etc/ssl/all.pem' \
+            'NODE_EXTRA_CA_CERTS=/etc/ssl/all.pem CARGO_HTTP_CAINFO=/etc/ssl/all.pem'
         install='RUN apt-get update -q && apt-get install -q -y --no-install-recommends git'
         case $1 in
             node)
@@ -141,8 +141,27 @@ buildkit_build() { # PROJECT
         --output "type=image,name=$registry/buildkit/$1:latest,push=true"
 }
 
+# How many commands the last build ran, in the words that both tools use.
+commands() {
+    awk '/^#[0-9]+ \[.*\] RUN / { run[$1] = 1 } /^#[0-9]+ CACHED/ { delete run[$1] } END { print length(run) }' "$work/log"
+}
+
+build() { # PROJECT
+    "$crossdock" build --local-cache "$work/crossdock-local" --cache "$crossdock_cache" --progress plain \
+        --build-arg "BASE=$registry/base-$(language "$1"):latest" --file "$here/projects/$1.Dockerfile" \
+        --tag "$registry/crossdock/$1:latest" --push "$work/context"
+}
+buildkit_build() { # PROJECT
+    buildctl --addr "unix://$work/buildkit/socket" build --progress plain --frontend dockerfile.v0 \
+        --opt "build-arg:BASE=$registry/base-$(language "$1"):latest" --opt "filename=$1.Dockerfile" \
+        --local "context=$work/context" --local "dockerfile=$here/projects" \
+        --import-cache "type=registry,ref=$registry/cache/$1" \
+        --export-cache "type=registry,ref=$registry/cache/$1,mode=max,image-manifest=true" \
+        --output "type=image,name=$registry/buildkit/$1:latest,push=true"
+}
+
 # How many commands the last build ran.
-crossdock_ran() { grep -c '^#[0-9]* RUN because' "$work/log" || true; }
+crossdock_ran() { awk '/^#[0-9]+ \[.*\] RUN / { run[$1] = 1 } /^#[0-9]+ CACHED/ { delete run[$1] } END { print length(run) }' "$work/log"; }
 buildkit_ran() { awk '/^#[0-9]+ \[.*\] RUN / { run[$1] = 1 } /^#[0-9]+ CACHED/ { delete run[$1] } END { print length(run) }' "$work/log"; }
 
 build() { # PROJECT COMMIT TOOL FILE: notes there what it took
@@ -154,7 +173,7 @@ build() { # PROJECT COMMIT TOOL FILE: notes there what it took
     end=$(date +%s%N)
     seconds=$(awk "BEGIN { printf \"%.3f\", ($end - $begin) / 1e9 }")
     if [[ -n $far ]]; then down=$(went_through | grep -o '[0-9.]* MB' | cut -d' ' -f1); fi
-    printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$outcome" "$seconds" "$("$3_ran")" "$down" | tee -a "$4"
+    printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$outcome" "$seconds" "$(commands)" "$down" | tee -a "$4"
     if [[ $outcome == failed ]]; then grep -v '^ *$' "$work/log" | tail -n 12 | sed 's/^/# /'; fi
 }
 

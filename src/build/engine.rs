@@ -312,19 +312,11 @@ impl Engine {
         // All of them or, in a dry run in which something would run, none.
         let exported = match built.collect::<Option<Vec<_>>>() {
             Some(built) => {
+                // They are on their way while the image is.
+                let kept = self.keep_bundles(&planned, &solvers, Vec::new()).await?;
                 let exported = export::export(self, request, &layers, &built).await?;
-                for (part, solver) in planned.iter().zip(&solvers) {
-                    let own = solver.bundle();
-                    let following = own.following();
-                    let bundle = own.with_earlier(&part.before);
-                    if bundle != part.before {
-                        for name in following.iter().chain([&part.bundle]) {
-                            let published = self.cache.publish_bundle(name, bundle.clone()).await;
-                            published
-                                .map_err(|error| BuildError::cache("storing the build's records", error))?;
-                        }
-                    }
-                }
+                // What was copied for the image is in them too now.
+                self.keep_bundles(&planned, &solvers, kept).await?;
                 exported
             }
             None => Exported::default(),
@@ -365,6 +357,31 @@ impl Engine {
             would_run: progress.would_run.into_inner(),
             steps: steps.into_iter().map(|(_, step)| step).collect(),
         })
+    }
+
+    /// Publishes each platform's records as a bundle, if it is another one than before and than it was in `kept`; returns them.
+    async fn keep_bundles(
+        &self,
+        planned: &[Part<'_>],
+        solvers: &[Solver<'_>],
+        kept: Vec<Bundle>,
+    ) -> Result<Vec<Bundle>, BuildError> {
+        let mut kept = kept.into_iter();
+        let mut bundles = Vec::with_capacity(planned.len());
+        for (part, solver) in planned.iter().zip(solvers) {
+            let own = solver.bundle();
+            let following = own.following();
+            let bundle = own.with_earlier(&part.before);
+            let is_kept = kept.next().as_ref() == Some(&bundle);
+            if bundle != part.before && !is_kept {
+                for name in following.iter().chain([&part.bundle]) {
+                    let published = self.cache.publish_bundle(name, bundle.clone()).await;
+                    published.map_err(|error| BuildError::cache("storing the build's records", error))?;
+                }
+            }
+            bundles.push(bundle);
+        }
+        Ok(bundles)
     }
 
     /// Plans the build for every platform. Questionable things are reported once, not for each of them.

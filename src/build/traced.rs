@@ -192,8 +192,11 @@ impl Solver<'_> {
         let readers = readers.0.into_iter().chain(std::iter::repeat(None));
         let mut differences = Vec::new();
         for (((tree, path, look), (before, now)), by) in shape.paths().zip(seen).zip(readers) {
-            if before == now || differences.len() == DIFFERENCES_MAX {
+            if before == now {
                 continue;
+            }
+            if differences.len() == DIFFERENCES_MAX {
+                break;
             }
             let was_there = !crate::record::is_absent(before, look);
             let is_there = today.trees.get(tree).is_some_and(|tree| tree.get(path).is_some());
