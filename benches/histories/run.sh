@@ -146,24 +146,6 @@ commands() {
     awk '/^#[0-9]+ \[.*\] RUN / { run[$1] = 1 } /^#[0-9]+ CACHED/ { delete run[$1] } END { print length(run) }' "$work/log"
 }
 
-build() { # PROJECT
-    "$crossdock" build --local-cache "$work/crossdock-local" --cache "$crossdock_cache" --progress plain \
-        --build-arg "BASE=$registry/base-$(language "$1"):latest" --file "$here/projects/$1.Dockerfile" \
-        --tag "$registry/crossdock/$1:latest" --push "$work/context"
-}
-buildkit_build() { # PROJECT
-    buildctl --addr "unix://$work/buildkit/socket" build --progress plain --frontend dockerfile.v0 \
-        --opt "build-arg:BASE=$registry/base-$(language "$1"):latest" --opt "filename=$1.Dockerfile" \
-        --local "context=$work/context" --local "dockerfile=$here/projects" \
-        --import-cache "type=registry,ref=$registry/cache/$1" \
-        --export-cache "type=registry,ref=$registry/cache/$1,mode=max,image-manifest=true" \
-        --output "type=image,name=$registry/buildkit/$1:latest,push=true"
-}
-
-# How many commands the last build ran.
-crossdock_ran() { awk '/^#[0-9]+ \[.*\] RUN / { run[$1] = 1 } /^#[0-9]+ CACHED/ { delete run[$1] } END { print length(run) }' "$work/log"; }
-buildkit_ran() { awk '/^#[0-9]+ \[.*\] RUN / { run[$1] = 1 } /^#[0-9]+ CACHED/ { delete run[$1] } END { print length(run) }' "$work/log"; }
-
 build() { # PROJECT COMMIT TOOL FILE: notes there what it took
     local begin end seconds outcome=ok down=-
     "$3_forget"
