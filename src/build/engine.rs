@@ -173,6 +173,16 @@ impl Engine {
         }
     }
 
+    /// Begins work that nobody waits for on a thread that may block. [`Engine::build`] waits for it as for any other.
+    pub(crate) fn beside(&self, handle: &tokio::runtime::Handle, work: impl FnOnce() + Send + 'static) {
+        // There is always one, or the machine has better things to do.
+        let Ok(permit) = Arc::clone(&self.jobs).try_acquire_owned() else { return };
+        handle.spawn_blocking(move || {
+            let _permit = permit;
+            work();
+        });
+    }
+
     /// A record of work that began at `created`, to be published under the key of `preimage`.
     pub(crate) fn record(
         &self,

@@ -109,6 +109,10 @@ pub(super) fn receive_with(from: &UnixStream, device: &mut Option<OwnedFd>) -> i
             other => break other?,
         }
     };
+    // The kernel drops what it has no number for.
+    if received.flags.contains(rustix::net::ReturnFlags::CTRUNC) {
+        return Err(rustix::io::Errno::MFILE.into());
+    }
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(mut devices) = message {
             *device = devices.next();

@@ -55,9 +55,32 @@ pub struct TracedTree {
     /// Nobody looks at extended attributes where there are none: the kernel is told once.
     has_xattrs: bool,
     failure: Mutex<Option<String>>,
-    /// Whether somebody answers.
-    is_served: Mutex<bool>,
-    ended: Condvar,
+    presence: Arc<Presence>,
+}
+
+/// How many threads answer, or have something to say of what went wrong.
+#[derive(Debug, Default)]
+struct Presence {
+    present: Mutex<usize>,
+    left: Condvar,
+}
+
+impl Presence {
+    fn enter(self: &Arc<Self>) -> Present {
+        *self.present.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Present(Arc::clone(self))
+    }
+}
+
+/// Whoever has this may be waited for: it must be the last thing that a thread gives up, after the tree.
+#[derive(Debug)]
+struct Present(Arc<Presence>);
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        *self.0.present.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.left.notify_all();
+    }
 }
 
 impl TracedTree {
@@ -69,27 +92,22 @@ impl TracedTree {
             options,
             has_xattrs: tree.has_xattrs(),
             failure: Mutex::default(),
-            is_served: Mutex::default(),
-            ended: Condvar::new(),
+            presence: Arc::default(),
         })
     }
 
     /// Waits until nobody is there any more who could ask, so that all that was looked at, and all that went wrong, is
     /// known. To be called when the step has ended, on a thread that may block.
     pub fn settle(&self) {
-        let is_served = self.is_served.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.ended.wait_timeout_while(is_served, SETTLED, |is_served| *is_served);
-        if *waited.unwrap_or_else(PoisonError::into_inner).0 {
+        let Presence { present, left } = &*self.presence;
+        let present = present.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = left.wait_timeout_while(present, SETTLED, |present| *present > 0);
+        if *waited.unwrap_or_else(PoisonError::into_inner).0 > 0 {
             self.fail(format!(
                 "the step has ended, and {} s later its files were still in use",
                 SETTLED.as_secs()
             ));
         }
-    }
-
-    fn serves(&self, is_served: bool) {
-        *self.is_served.lock().unwrap_or_else(PoisonError::into_inner) = is_served;
-        self.ended.notify_all();
     }
 
     /// What was looked at so far, by path.

@@ -17,8 +17,8 @@ use fuser::{
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::TracedTree;
 use super::inodes::{Inode, ROOT};
+use super::{Present, TracedTree};
 use crate::layer::Timestamp;
 use crate::tree::{Look, NodeKind};
 
@@ -44,20 +44,16 @@ pub(super) fn serve(tree: &Arc<TracedTree>, device: OwnedFd) -> io::Result<()> {
     let mut config = Config::default();
     config.acl = SessionACL::All;
     config.n_threads = Some(tree.options.threads.max(1));
-    tree.serves(true);
-    let ours = Arc::clone(tree);
+    let (ours, present) = (Arc::clone(tree), tree.presence.enter());
     let answers = move || {
         // A thread that died over a question is an error too.
         if let Err(error) = answer(&ours, device, config) {
             ours.fail(format!("serving the step's files failed: {error}"));
         }
-        ours.serves(false);
+        drop(ours);
+        drop(present);
     };
-    if let Err(error) = std::thread::Builder::new().name("step-files".to_owned()).spawn(answers) {
-        tree.serves(false);
-        return Err(error);
-    }
-    Ok(())
+    std::thread::Builder::new().name("step-files".to_owned()).spawn(answers).map(drop)
 }
 
 /// Until the mount is gone.
@@ -66,6 +62,7 @@ fn answer(tree: &Arc<TracedTree>, device: OwnedFd, config: Config) -> io::Result
         tree: Arc::clone(tree),
         questions: device.try_clone()?,
         is_watched: AtomicBool::new(false),
+        _present: tree.presence.enter(),
     };
     match Session::from_fd(answers, device, SessionACL::All, config) {
         // It was gone before anybody asked for anything: the step could not be set up, and says why.
@@ -75,11 +72,13 @@ fn answer(tree: &Arc<TracedTree>, device: OwnedFd, config: Config) -> io::Result
 }
 
 struct Answers {
+    /// Dropped before `_present`.
     tree: Arc<TracedTree>,
     /// Where questions come from.
     questions: OwnedFd,
     /// A thread waits for the next question without sleeping.
     is_watched: AtomicBool,
+    _present: Present,
 }
 
 impl Answers {

@@ -113,7 +113,7 @@ impl Pool {
         }
         let Some(claim) = self.claim(id) else { return };
         let (pool, layer) = (Arc::clone(self), Arc::clone(layer));
-        self.handle.spawn_blocking(move || {
+        self.engine.beside(&self.handle, move || {
             // What is not there, or damaged, shows when it is read.
             if let Some(bytes) = pool.on_this_machine(&layer, number)
                 && let Ok(raw) = layer.frames()[number].decode(layer.encoding(), bytes)

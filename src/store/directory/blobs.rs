@@ -109,14 +109,19 @@ impl DirectoryStore {
     /// Whether a blob is there with the right size, and marks it as used: whoever is about to store it relies on
     /// its staying. One of another size is damaged, and moved aside.
     pub(in crate::store) fn is_stored(&self, digest: &Digest, size: u64) -> bool {
-        match self.open_blob(digest) {
-            None => false,
-            Some((_, found)) if found == size => true,
-            Some(_) => {
-                self.quarantine_blob(digest);
-                false
-            }
+        let path = self.blob_path(digest);
+        // Nothing is opened: that there is no descriptor left would look as if there were no blob.
+        let Some(metadata) = fs_err::metadata(&path).ok().filter(std::fs::Metadata::is_file) else {
+            return false;
+        };
+        if let Ok(modified) = metadata.modified() {
+            files::mark_used(&path, modified, self.now(), MARK_EVERY);
         }
+        if metadata.len() != size {
+            self.quarantine_blob(digest);
+            return false;
+        }
+        true
     }
 
     /// Reads a blob that was opened, verifying it.
