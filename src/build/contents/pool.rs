@@ -108,13 +108,13 @@ impl Pool {
     fn decode_ahead(self: &Arc<Self>, layer: &Arc<LayerFrames>, number: usize) {
         let id = layer.frames()[number].id;
         let name = (id, layer.encoding());
-        if lock(&self.memory).frames.contains_key(&name) {
+        if lock(&self.memory).frames.contains_key(&name) || !self.is_here(layer, number) {
             return;
         }
         let Some(claim) = self.claim(id) else { return };
         let (pool, layer) = (Arc::clone(self), Arc::clone(layer));
         self.engine.beside(&self.handle, move || {
-            // What is not there, or damaged, shows when it is read.
+            // What is damaged shows when it is read.
             if let Some(bytes) = pool.on_this_machine(&layer, number)
                 && let Ok(raw) = layer.frames()[number].decode(layer.encoding(), bytes)
             {

@@ -28,10 +28,15 @@ impl DirectoryStore {
         let path = self.blob_path(digest);
         let file = files::open(&path).ok()?;
         let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
-        if let Ok(modified) = metadata.modified() {
-            files::mark_used(&path, modified, self.now(), MARK_EVERY);
-        }
+        self.mark_used(&path, &metadata);
         Some((file, metadata.len()))
+    }
+
+    /// Marks the blob at `path` as used, unless that was done lately.
+    fn mark_used(&self, path: &Path, metadata: &std::fs::Metadata) {
+        if let Ok(modified) = metadata.modified() {
+            files::mark_used(path, modified, self.now(), MARK_EVERY);
+        }
     }
 
     /// A blob as a file, and whether it was verified lately.
@@ -114,9 +119,7 @@ impl DirectoryStore {
         let Some(metadata) = fs_err::metadata(&path).ok().filter(std::fs::Metadata::is_file) else {
             return false;
         };
-        if let Ok(modified) = metadata.modified() {
-            files::mark_used(&path, modified, self.now(), MARK_EVERY);
-        }
+        self.mark_used(&path, &metadata);
         if metadata.len() != size {
             self.quarantine_blob(digest);
             return false;
