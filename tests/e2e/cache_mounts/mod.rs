@@ -4,6 +4,7 @@
 mod make;
 mod random;
 mod sharing;
+mod times;
 mod tools;
 
 use std::cell::Cell;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::support::lab::Lab;
-use crate::support::oci::{Tree, content, tar_tree};
+use crate::support::oci::{Tree, tar_tree};
 use crate::support::server::CacheServer;
 use crate::support::{Output, Run, base};
 

@@ -46,7 +46,8 @@ pub(crate) fn foreign_busybox(architecture: &str) -> PathBuf {
     })
 }
 
-/// Busybox, and besides it this machine's `make`, `setfattr` and `getfattr` with the libraries that they are linked with.
+/// Busybox, and besides it this machine's own `make`, `setfattr`, `getfattr` and `touch` in `/usr/bin`, with the libraries
+/// that they are linked with.
 pub(crate) fn busybox_with_make() -> &'static Path {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     MADE.get_or_init(|| {
@@ -54,7 +55,7 @@ pub(crate) fn busybox_with_make() -> &'static Path {
         let bytes = std::fs::read(&busybox).unwrap();
         let applets = applets(&busybox);
         let files: BTreeMap<String, Vec<u8>> =
-            ["make", "setfattr", "getfattr"].into_iter().flat_map(program_files).collect();
+            ["make", "setfattr", "getfattr", "touch"].into_iter().flat_map(program_files).collect();
         let parts: Vec<_> = files.iter().map(|(path, bytes)| (path, oci::digest(bytes))).collect();
         let key = oci::digest(format!("1 {} {applets:?} {parts:?}", oci::digest(&bytes)).as_bytes());
         cached("tools.busybox", &key, |directory| {
@@ -175,7 +176,7 @@ pub(crate) fn debian() -> &'static Path {
 /// another one's. Built by the program under test, once for all runs.
 pub(crate) fn debian_with(name: &str, packages: &str) -> PathBuf {
     let debian = debian();
-    let key = oci::digest(format!("1 {} {packages}", debian.display()).as_bytes());
+    let key = oci::digest(format!("1 {:?} {packages}", debian.file_name().unwrap()).as_bytes());
     cached(&format!("tools.{name}"), &key, |directory| {
         let context = Context::new();
         context.write(
