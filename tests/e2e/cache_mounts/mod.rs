@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::support::lab::Lab;
-use crate::support::oci::{Tree, tar_tree};
+use crate::support::oci::{Tree, content, tar_tree};
 use crate::support::server::CacheServer;
 use crate::support::{Output, Run, base};
 
@@ -46,7 +46,7 @@ impl Runners {
     }
 
     /// A new checkout: these files and no others, each written just now.
-    fn check_out(&self, files: &BTreeMap<String, String>) {
+    fn check_out(&self, files: &Files) {
         std::fs::remove_dir_all(self.lab.path("")).unwrap();
         for (path, content) in files {
             self.lab.file(path, content);
@@ -95,6 +95,68 @@ impl Runners {
     /// The server's files of all scopes.
     fn stored(&self) -> PathBuf {
         self.server.storage.join("tenants/default")
+    }
+}
+
+/// A project, by path.
+type Files = BTreeMap<String, String>;
+
+/// A project that is built again and again, each time on a fresh runner and from a new checkout.
+struct Story {
+    runners: Runners,
+    dockerfile: String,
+    files: Files,
+    /// What a build from scratch gives, by what it was built from.
+    known: BTreeMap<Files, Tree>,
+}
+
+impl Story {
+    /// The step does the work of `command` in `/src`, with these mounts. What the tool says is told, the rest of `/out` is the
+    /// product.
+    fn new(tools: impl Into<PathBuf>, mounts: &[&str], command: &str, files: Files) -> Self {
+        let mounts: String = mounts.iter().map(|mount| format!("--mount=type=cache,{mount} ")).collect();
+        let dockerfile = format!(
+            "FROM tools AS build\nWORKDIR /src\nCOPY . .\nARG ROUND\n\
+             RUN {mounts}mkdir /out && {{ {{ {command}; }} > /out/said 2>&1 || {{ cat /out/said; false; }}; }}\n\
+             FROM scratch\nCOPY --from=build /out /\n"
+        );
+        Self { runners: Runners::new(tools), dockerfile, files, known: BTreeMap::new() }
+    }
+
+    /// Changes a file.
+    fn write(&mut self, path: &str, content: &str) {
+        self.files.insert(path.to_owned(), content.to_owned());
+    }
+
+    /// What the tool says on a runner that has never been there. The files of `old` were last changed long ago.
+    #[track_caller]
+    fn on_a_fresh_runner(&mut self, what: &str, old: &[&str]) -> String {
+        let runner = format!("runner-{}", self.runners.round.get());
+        self.on(&runner, what, old)
+    }
+
+    /// The same on this one. What it makes is what a build from scratch makes.
+    #[track_caller]
+    fn on(&mut self, runner: &str, what: &str, old: &[&str]) -> String {
+        self.runners.check_out(&self.files);
+        for path in old {
+            set_time(&self.runners.lab.path(path), LONG_AGO);
+        }
+        let mut tree = self.runners.result(self.runners.build(runner, &self.dockerfile));
+        let said = content(&tree, "said");
+        tree.remove("said");
+        let mut sources = self.files.clone();
+        sources.remove("README");
+        if !self.known.contains_key(&sources) {
+            let mut scratch = self.runners.from_scratch(&self.dockerfile);
+            scratch.remove("said");
+            self.known.insert(sources.clone(), scratch);
+        }
+        let scratch = &self.known[&sources];
+        let paths = tree.keys().chain(scratch.keys());
+        let differ: BTreeSet<_> = paths.filter(|path| tree.get(*path) != scratch.get(*path)).collect();
+        assert!(differ.is_empty(), "{what}: not what a build from scratch gives: {differ:?}\n{said}");
+        said
     }
 }
 
