@@ -85,7 +85,7 @@ impl Runners {
 
     /// The same from nothing: no cache, no server, no mount of anybody's.
     #[track_caller]
-    fn from_scratch(&self, dockerfile: &str) -> Tree {
+    fn made_from_scratch(&self, dockerfile: &str) -> Tree {
         let tree = self.result(self.alone("scratch", dockerfile).args(FROM_SCRATCH));
         // Its place is wanted for the next; the test's own directory goes in any case.
         drop(std::fs::remove_dir_all(self.lab.context.path("scratch")));
@@ -114,10 +114,11 @@ impl Story {
     /// The step does the work of `command` in `/src`, with these mounts. What the tool says is told, the rest of `/out` is the
     /// product.
     fn new(tools: impl Into<PathBuf>, mounts: &[&str], command: &str, files: Files) -> Self {
-        let mounts: String = mounts.iter().map(|mount| format!("--mount=type=cache,{mount} ")).collect();
+        let mounts: Vec<_> = mounts.iter().map(|mount| format!("--mount=type=cache,{mount}")).collect();
+        let mounts = mounts.join(" ");
         let dockerfile = format!(
             "FROM tools AS build\nWORKDIR /src\nCOPY . .\nARG ROUND\n\
-             RUN {mounts}mkdir /out && {{ {{ {command}; }} > /out/said 2>&1 || {{ cat /out/said; false; }}; }}\n\
+             RUN {mounts} mkdir /out && {{ {{ {command}; }} > /out/said 2>&1 || {{ cat /out/said; false; }}; }}\n\
              FROM scratch\nCOPY --from=build /out /\n"
         );
         Self { runners: Runners::new(tools), dockerfile, files, known: BTreeMap::new() }
@@ -148,7 +149,7 @@ impl Story {
         let mut sources = self.files.clone();
         sources.remove("README");
         if !self.known.contains_key(&sources) {
-            let mut scratch = self.runners.from_scratch(&self.dockerfile);
+            let mut scratch = self.runners.made_from_scratch(&self.dockerfile);
             scratch.remove("said");
             self.known.insert(sources.clone(), scratch);
         }

@@ -226,7 +226,7 @@ impl World {
                 } else if let Some(time) = self.times.get(&format!("{directory}/{path}")) {
                     set_time(&place, *time);
                 }
-                if self.executable && path.ends_with(".c") {
+                if self.executable && is_source(path) {
                     make_executable(&place);
                 }
             }
@@ -242,8 +242,9 @@ impl World {
     fn shown(&self, stage: usize, file: &File) -> String {
         match file {
             File::Text { includes, value, broken } => {
-                let includes: String = includes.iter().map(|name| format!("#include \"{name}\"\n")).collect();
-                format!("{includes}value {value}\n{}", if *broken { "#error\n" } else { "" })
+                let lines = includes.iter().map(|name| format!("#include \"{name}\""));
+                let end = format!("value {value}\n{}", if *broken { "#error\n" } else { "" });
+                lines.chain([end]).collect::<Vec<_>>().join("\n")
             }
             File::Link(target) => {
                 // More links than there are headers go round in a circle.
@@ -284,14 +285,14 @@ impl World {
     /// What the build gives, by the name of the stage; nothing if it is to fail.
     fn expected(&self) -> Option<BTreeMap<&'static str, String>> {
         let mut expected = BTreeMap::new();
-        expected.insert("one", self.program(0, &self.texts(0))?);
+        expected.insert("one", self.program(&self.texts(0))?);
         match self.shape {
             Shape::Alone => {}
-            Shape::Beside => drop(expected.insert("two", self.program(1, &self.texts(1))?)),
+            Shape::Beside => drop(expected.insert("two", self.program(&self.texts(1))?)),
             Shape::After => {
                 let mut texts = self.texts(0);
                 texts.extend(self.texts(1));
-                expected.insert("two", self.program(1, &texts)?);
+                expected.insert("two", self.program(&texts)?);
             }
         }
         Some(expected)
@@ -301,10 +302,10 @@ impl World {
         self.files[stage].iter().map(|(path, file)| (*path, self.shown(stage, file))).collect()
     }
 
-    fn program(&self, stage: usize, texts: &BTreeMap<&'static str, String>) -> Option<String> {
+    fn program(&self, texts: &BTreeMap<&'static str, String>) -> Option<String> {
         let mut program = String::new();
-        for path in texts.keys().filter(|path| path.ends_with(".c")) {
-            self.compile(stage, texts, path, &mut BTreeSet::new(), &mut program)?;
+        for path in texts.keys().filter(|path| is_source(path)) {
+            self.compile(texts, path, &mut BTreeSet::new(), &mut program)?;
         }
         Some(program)
     }
@@ -312,7 +313,6 @@ impl World {
     /// What `compile.awk` makes of a file.
     fn compile(
         &self,
-        stage: usize,
         texts: &BTreeMap<&'static str, String>,
         path: &str,
         taken: &mut BTreeSet<String>,
@@ -329,7 +329,7 @@ impl World {
                 return None;
             }
             match line.strip_prefix("#include ") {
-                Some(name) => self.compile(stage, texts, name.trim_matches('"'), taken, object)?,
+                Some(name) => self.compile(texts, name.trim_matches('"'), taken, object)?,
                 None => *object += &format!("{line}\n"),
             }
         }
@@ -346,6 +346,10 @@ fn text(name: &str, chance: &mut Chance) -> File {
         }
     }
     File::Text { includes, value: chance.below(3), broken: false }
+}
+
+fn is_source(path: &str) -> bool {
+    SOURCES.contains(&path)
 }
 
 /// Nobody includes it any more.
@@ -449,7 +453,7 @@ fn check(runners: &Runners, world: &World, build: Run, tally: &mut Tally) -> Opt
         let made = content(&tree, &format!("{stage}/app"));
         tally.compiled += told(&content(&tree, &format!("{stage}/said")), "CC").len();
         tally.sources +=
-            world.files[usize::from(stage == "two")].keys().filter(|p| p.ends_with(".c")).count();
+            world.files[usize::from(stage == "two")].keys().filter(|path| is_source(path)).count();
         if made != program {
             return Some((format!("stage {stage} made\n{made}and not\n{program}"), output));
         }

@@ -116,7 +116,7 @@ setfattr -n user.empty a/b
 "#;
 
 /// What runs later, on what a runner has found.
-const CHANGE: &str = r#"set -e
+const CHANGE: &str = r"set -e
 cd /m
 rm -r a/b
 rm full/hard
@@ -129,7 +129,7 @@ setfattr -x user.note a/text
 ln -sf elsewhere a/link
 mkdir -p new/deep && mv 'full/a name' new/deep/
 /usr/bin/touch -d '2003-03-03 03:03:03.000000003' full/setuid
-"#;
+";
 
 /// Tells all about the mount: names, kinds, modes, owners, sizes, times to the nanosecond, contents, links, attributes.
 const TELL: &str = r#"cd /m
@@ -180,7 +180,6 @@ fn a_fresh_runner_finds_the_mount_as_it_was() {
 
 #[track_caller]
 fn assert_same(found: &str, expected: &str) {
-    // A hard link that lost its other name for good is as good as a file; nothing else may differ.
     let differ: Vec<_> = found.lines().filter(|line| !expected.lines().any(|other| other == *line)).collect();
     assert!(found == expected, "differ: {differ:#?}\nfound\n{found}\nexpected\n{expected}");
 }

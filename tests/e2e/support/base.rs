@@ -176,7 +176,7 @@ pub(crate) fn debian() -> &'static Path {
 /// another one's. Built by the program under test, once for all runs.
 pub(crate) fn debian_with(name: &str, packages: &str) -> PathBuf {
     let debian = debian();
-    let key = oci::digest(format!("1 {:?} {packages}", debian.file_name().unwrap()).as_bytes());
+    let key = oci::digest(format!("1 {} {packages}", debian.file_name().unwrap().display()).as_bytes());
     cached(&format!("tools.{name}"), &key, |directory| {
         let context = Context::new();
         context.write(
