@@ -415,7 +415,7 @@ fn sequence(chance: &mut Chance, options: &[&str]) -> Tally {
         }
         let build = runners.build(runner, &dockerfile).args(options);
         if chance.below(7) == 0 {
-            let after = chance.below(900);
+            let after = chance.below(600);
             history.push(format!("{step}: {runner} is killed after {after} ms"));
             let mut child = build.spawn();
             std::thread::sleep(Duration::from_millis(after));

@@ -401,7 +401,8 @@ fn what_a_step_does_not_touch_stays_where_it_is() {
     let (told, _, sent) = build("one", many);
     assert_eq!(told, "60\n");
     assert!(sent > 30_000_000, "{sent} bytes were sent");
-    let little = 1_500_000;
+    // One pack of what lies together, and what a build sends and asks anyway.
+    let little = 5_000_000;
     let (told, received, sent) = build("two", "cat /m/small-7 > /out; ls /m | wc -l >> /out");
     assert_eq!(told, "7\n60\n");
     assert!(received < little && sent < little, "{received} bytes came, {sent} were sent");
@@ -411,7 +412,7 @@ fn what_a_step_does_not_touch_stays_where_it_is() {
     let (told, received, _) =
         build("four", "cat /m/small-7 > /out; wc -c < /m/large-3 >> /out; md5sum /m/large-4 > /sum");
     assert_eq!(told, "changed\n1000000\n");
-    assert!(received < 2 * little + 1_000_000, "{received} bytes came");
+    assert!(received < little + 3_000_000, "{received} bytes came");
 }
 
 /// What happens to a server that is not there costs the mount, and nothing else.
