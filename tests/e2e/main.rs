@@ -5,6 +5,7 @@
 mod support;
 
 mod badinput;
+mod cache_mounts;
 mod caching;
 mod checks;
 mod cli;

@@ -2,14 +2,17 @@
 //!
 //! They are kept in `target/tmp/bases`, keyed by what went into them, so that a second run finds them made.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use serde_json::json;
 
+use super::Context;
 use super::oci::{self, TarBuilder};
 
 /// A statically linked shell and its tools: an image of one layer of about 2 MB.
@@ -43,7 +46,59 @@ pub(crate) fn foreign_busybox(architecture: &str) -> PathBuf {
     })
 }
 
+/// Busybox, and besides it this machine's own `make`, `setfattr`, `getfattr` and `touch` in `/usr/bin`, with the libraries
+/// that they are linked with.
+pub(crate) fn busybox_with_make() -> &'static Path {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let busybox = busybox_program();
+        let bytes = std::fs::read(&busybox).unwrap();
+        let applets = applets(&busybox);
+        let files: BTreeMap<String, Vec<u8>> =
+            ["make", "setfattr", "getfattr", "touch"].into_iter().flat_map(program_files).collect();
+        let parts: Vec<_> = files.iter().map(|(path, bytes)| (path, oci::digest(bytes))).collect();
+        let key = oci::digest(format!("1 {} {applets:?} {parts:?}", oci::digest(&bytes)).as_bytes());
+        cached("tools.busybox", &key, |directory| {
+            let mut tar = busybox_tar(&bytes, &applets);
+            for (path, bytes) in &files {
+                tar = tar.file(path, 0o755, bytes);
+            }
+            write_busybox_layout(oci::architecture(), directory, tar);
+        })
+    })
+}
+
+/// A program of this machine and the libraries that it needs, each by the path where it looks for them.
+fn program_files(program: &str) -> Vec<(String, Vec<u8>)> {
+    let path = format!("usr/bin/{program}");
+    let libraries = run(Command::new("ldd").arg(format!("/{path}")));
+    let paths =
+        libraries.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    let paths = paths.map(|path| path.trim_start_matches('/').to_owned());
+    std::iter::once(path.clone())
+        .chain(paths)
+        .map(|path| {
+            let bytes = std::fs::read(format!("/{path}")).unwrap();
+            (path, bytes)
+        })
+        .collect()
+}
+
 fn write_busybox(architecture: &str, directory: &Path, bytes: &[u8], applets: &[String]) {
+    write_busybox_layout(architecture, directory, busybox_tar(bytes, applets));
+}
+
+fn write_busybox_layout(architecture: &str, directory: &Path, tar: TarBuilder) {
+    let layer = tar.finish();
+    oci::write_layout_for(
+        architecture,
+        directory,
+        &[&layer],
+        &json!({"Env": ["PATH=/bin:/usr/bin"], "Cmd": ["/bin/sh"]}),
+    );
+}
+
+fn busybox_tar(bytes: &[u8], applets: &[String]) -> TarBuilder {
     let mut tar = TarBuilder::new();
     for (path, mode) in [
         ("bin", 0o755),
@@ -68,14 +123,7 @@ fn write_busybox(architecture: &str, directory: &Path, bytes: &[u8], applets: &[
         tar = tar.symlink(&format!("bin/{applet}"), "busybox");
     }
     // What a `#!` line expects.
-    tar = tar.symlink("usr/bin/env", "/bin/busybox");
-    let layer = tar.finish();
-    oci::write_layout_for(
-        architecture,
-        directory,
-        &[&layer],
-        &json!({"Env": ["PATH=/bin:/usr/bin"], "Cmd": ["/bin/sh"]}),
-    );
+    tar.symlink("usr/bin/env", "/bin/busybox")
 }
 
 fn busybox_program() -> PathBuf {
@@ -121,6 +169,30 @@ pub(crate) fn debian() -> &'static Path {
             oci::write_layout(directory, &[&layer], &json!({"Env": environment, "Cmd": ["bash"]}));
             run(as_root("rm").arg("-rf").arg(&root).arg(&tar));
         })
+    })
+}
+
+/// Debian with more packages: `name` is what this base is called among the others, which must not be the beginning of
+/// another one's. Built by the program under test, once for all runs.
+pub(crate) fn debian_with(name: &str, packages: &str) -> PathBuf {
+    let debian = debian();
+    let key = oci::digest(format!("1 {} {packages}", debian.file_name().unwrap().display()).as_bytes());
+    cached(&format!("tools.{name}"), &key, |directory| {
+        let context = Context::new();
+        context.write(
+            "project/Dockerfile",
+            format!(
+                "FROM debian\nRUN apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+                 apt-get install -q -y --no-install-recommends {packages} && rm -rf /var/lib/apt/lists\n"
+            ),
+        );
+        context
+            .build()
+            .timeout(Duration::from_mins(40))
+            .option_path("--build-context", "debian=oci-layout://", debian)
+            .option_path("--output", "type=oci,tar=false,dest=", directory)
+            .arg(context.path("project"))
+            .success();
     })
 }
 
