@@ -15,7 +15,9 @@ use crate::build::engine::Engine;
 use crate::build::error::BuildError;
 use crate::digest::Digest;
 use crate::event::Event;
-use crate::layer::{Changed, ChangedKind, DiffOptions, Lower as _, Timestamp, open_changed, upper_changes};
+use crate::layer::{
+    Changed, ChangedKind, DiffOptions, Lower as _, Metadata, Timestamp, open_changed, upper_changes,
+};
 use crate::record::{BundleName, BundleStep, Preimage, Record};
 use crate::snapshot::{
     ChunkIndex, EntryKind, INDEX_BYTES_MAX, Ledger, PackSink, Sight, Snapshot, Writer, merge_index,
@@ -151,8 +153,11 @@ impl Committing<'_> {
     fn is_change(&self, change: &Changed) -> bool {
         match change.kind {
             ChangedKind::Directory { opaque: false, .. } => {
+                if change.path.is_empty() && self.live.head.is_none() {
+                    let Metadata { mode, uid, gid, .. } = change.metadata;
+                    return (mode, uid, gid) != self.live.root;
+                }
                 self.live.tree.directory(&change.path) != Some(&change.metadata)
-                    && !(change.path.is_empty() && self.live.head.is_none())
             }
             _ => true,
         }

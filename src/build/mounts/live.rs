@@ -29,6 +29,8 @@ pub(crate) struct Live {
     pub(super) head: Option<Head>,
     /// It began with files from elsewhere.
     pub(super) is_seeded: bool,
+    /// Mode and owner of its root directory as it began.
+    pub(super) root: (u32, u32, u32),
     pub(super) tree: Arc<Tree>,
     pub(super) traced: Arc<TracedTree>,
     pub(super) contents: Arc<PackContents>,
@@ -61,6 +63,7 @@ impl Live {
                 .map_err(|error| BuildError::cache("opening a cache mount", error))?,
             None => fill(engine, layers, initial, &upper).await?,
         }
+        let root = root_of(&upper).map_err(|error| BuildError::cache("opening a cache mount", error))?;
         let contents = head::contents(layers, head.as_ref(), files);
         let serve = ServeOptions { threads: THREADS, single_id: engine.ownership.single_id };
         let traced = TracedTree::new(&tree, Arc::clone(&contents) as _, serve);
@@ -78,6 +81,7 @@ impl Live {
             options,
             head,
             is_seeded,
+            root,
             tree,
             traced,
             contents,
@@ -104,6 +108,12 @@ impl Live {
     pub(super) fn failure(&self) -> Option<(ContentError, Option<String>)> {
         Some((self.contents.failure()?.clone(), self.traced.failure()))
     }
+}
+
+fn root_of(directory: &Path) -> std::io::Result<(u32, u32, u32)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = fs_err::metadata(directory)?;
+    Ok((metadata.mode() & 0o7777, metadata.uid(), metadata.gid()))
 }
 
 /// Gives a directory the attributes of another one.
