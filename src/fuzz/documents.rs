@@ -10,6 +10,7 @@ use crate::image::{self, Document, ImageConfig};
 use crate::platform::Platform;
 use crate::record::{Bundle, Readers, Record, Shape, Values};
 use crate::registry::{ArchiveSource, CredentialFile, Credentials as _, ImageSource as _, challenge};
+use crate::snapshot::{ChunkIndex, Ledger, Snapshot, merge_index, sealed};
 
 pub(super) const JSON_WORDS: &[&str] = &[
     "{",
@@ -55,7 +56,9 @@ pub(super) const JSON_WORDS: &[&str] = &[
 
 /// A record and a bundle: as they are, and under a good seal.
 pub(super) fn record(input: &[u8]) {
-    let sealed = |magic: &[u8]| [magic, b"\x01", Digest::of(input).as_bytes(), input].concat();
+    // Magic and version are what an encoding begins with, whichever the version is.
+    let version = Bundle::default().encode()[8];
+    let sealed = |magic: &[u8]| [magic, &[version], Digest::of(input).as_bytes(), input].concat();
     let _ = Record::decode(input);
     let _ = Bundle::decode(input);
     let bytes = sealed(b"xdrecord");
@@ -70,6 +73,35 @@ pub(super) fn record(input: &[u8]) {
     let bytes = sealed(b"xdbundle");
     if let Ok(bundle) = Bundle::decode(&bytes) {
         assert_eq!(bundle.encode(), bytes, "there is one encoding of each bundle");
+    }
+}
+
+/// A table of contents of a snapshot, a ledger and an index part: as they are, and behind a good beginning.
+pub(super) fn snapshot(input: &[u8]) {
+    let sealed = |magic: &[u8]| sealed::encode(magic, 1, input).unwrap_or_default();
+    for bytes in [input, &sealed(b"crossdock-snapshot\n")] {
+        match Snapshot::decode(bytes) {
+            Ok(mut snapshot) => {
+                let again = snapshot.encode().ok().and_then(|bytes| Snapshot::decode(&bytes).ok());
+                assert_eq!(again.as_ref(), Some(&snapshot));
+                let alive = snapshot.alive();
+                assert!(snapshot.packs.iter().zip(alive).all(|(pack, alive)| alive <= pack.raw_size()));
+                snapshot.drop_unused_packs();
+                assert!(snapshot.validate().is_ok());
+            }
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    }
+    for bytes in [input, &sealed(b"crossdock-ledger\n")] {
+        if let Ok(ledger) = Ledger::decode(bytes) {
+            let again = ledger.encode().ok().and_then(|bytes| Ledger::decode(&bytes).ok());
+            assert_eq!(again, Some(ledger));
+        }
+    }
+    for bytes in [input, &[b"crossdock-chunks\n\x01", input].concat()] {
+        if let Ok(merged) = merge_index(&[bytes.to_vec()], |_| true) {
+            assert!(ChunkIndex::default().add_part(&merged).is_ok() && merged.len() <= bytes.len());
+        }
     }
 }
 

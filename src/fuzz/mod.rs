@@ -50,6 +50,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "blob", length_max: 4 << 10, words: &[], feed: layers::blob },
     Target { name: "record", length_max: 2 << 10, words: &[], feed: documents::record },
     Target { name: "shape", length_max: 1 << 10, words: &[], feed: documents::shape },
+    Target { name: "snapshot", length_max: 2 << 10, words: &[], feed: documents::snapshot },
     Target { name: "hashes", length_max: 1 << 10, words: &[], feed: documents::hashes },
     Target { name: "image", length_max: 4 << 10, words: documents::JSON_WORDS, feed: documents::image },
     Target { name: "archive", length_max: 16 << 10, words: documents::JSON_WORDS, feed: documents::archive },

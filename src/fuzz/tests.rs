@@ -155,7 +155,7 @@ macro_rules! targets {
 
 targets!(
     dockerfile, expand, ignore, words, arguments, addresses, settings, users, tar, unpack, add, compressed,
-    toc, blob, record, shape, hashes, image, archive, registry,
+    toc, blob, record, shape, snapshot, hashes, image, archive, registry,
 );
 
 #[test]

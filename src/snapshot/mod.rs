@@ -10,7 +10,7 @@ mod codec;
 mod error;
 mod index;
 mod ledger;
-mod sealed;
+pub(crate) mod sealed;
 mod write;
 
 use std::cmp::Ordering;

@@ -1,6 +1,6 @@
 //! What tables of contents and ledgers are wrapped in: magic, version, length, and one zstd frame.
 
-use std::io;
+use std::io::{self, Read as _};
 
 use crate::encoding::{DecodeError, Decoder, Encoder};
 
@@ -14,7 +14,7 @@ pub(super) struct Limits {
 }
 
 /// Wraps a payload.
-pub(super) fn encode(magic: &[u8], version: u64, payload: &[u8]) -> io::Result<Vec<u8>> {
+pub(crate) fn encode(magic: &[u8], version: u64, payload: &[u8]) -> io::Result<Vec<u8>> {
     let mut head = Encoder::new();
     head.uint(version).uint(payload.len() as u64);
     Ok([magic, &head.finish(), &zstd::bulk::compress(payload, 3)?].concat())
@@ -37,9 +37,12 @@ pub(super) fn decode(
         return Err(DecodeError::Version { what, found, known: version });
     }
     let length = head.small::<usize>("length")?;
-    let payload = Some(length)
-        .filter(|length| *length <= limits.raw)
-        .and_then(|length| zstd::bulk::decompress(&bytes[head.position()..], length).ok())
-        .filter(|payload| payload.len() == length);
+    // It grows as bytes really arrive: neither the length nor what the frame says of itself is believed.
+    let payload = Some(length).filter(|length| *length <= limits.raw).and_then(|length| {
+        let decoder = zstd::stream::read::Decoder::with_buffer(&bytes[head.position()..]).ok()?;
+        let mut payload = Vec::with_capacity(length.min(1 << 20));
+        decoder.single_frame().take(length as u64 + 1).read_to_end(&mut payload).ok()?;
+        (payload.len() == length).then_some(payload)
+    });
     payload.ok_or_else(|| head.malformed(what))
 }
