@@ -2,7 +2,8 @@
 # Builds one project with Crossdock, with Debian's buildah and, if it is installed, with BuildKit, and says how long
 # each took: cold, warm and unchanged, and from an empty local state with a shared cache: nothing changed, a file that no
 # step reads, one source file, the base image.
-# Also: peak memory for a 2 GiB image, how fast a layer is written next to `tar | zstd`, and what tracing costs.
+# Also: the same with the objects in a cache mount, and what a large cache mount costs; peak memory for a 2 GiB image, how fast
+# a layer is written next to `tar | zstd`, and what tracing costs.
 #
 # Needs Debian or Ubuntu, root, and: buildah skopeo docker-registry runc zstd time (apt); docs/benchmarks.md says more.
 # All servers run on loopback, all files are in one temporary directory, and both are gone at the end.
@@ -17,7 +18,7 @@ usage() {
 Usage: benches/compare/run.sh [--runs N] [--tools LIST] [--only LIST] [--far] [--results FILE]
   --runs N        rounds of each scenario; the median is reported (3)
   --tools LIST    of crossdock,buildah,buildkit (those that are installed)
-  --only LIST     of builds,memory,layers,tracing (all)
+  --only LIST     of builds,mounts,memory,layers,tracing (all)
   --far           the registry, and the shared cache with it, is 20 ms of round trip and 1 Gbit/s away: a small proxy
                   (tests/tools/link) is in front of it, and of the `crossdock serve` that is Crossdock's cache; what goes
                   through both is counted
@@ -29,7 +30,7 @@ TEXT
 
 runs=3
 tools=
-only=builds,memory,layers,tracing
+only=builds,mounts,memory,layers,tracing
 results=
 far=
 while (($#)); do
@@ -265,6 +266,70 @@ check_image() {
     echo "# $1 pushed an image with manifest $digest…, $(du -sm "$image" | cut -f1) MB"
 }
 
+# The same project with its objects in a cache mount, on a runner that starts empty: what the mount is worth there.
+compare_mounts() {
+    local round tool
+    for round in $(seq "$runs"); do
+        echo "# round $round of $runs"
+        for tool in ${tools//,/ }; do
+            [[ $tool == buildah ]] && continue
+            "${tool}_forget"
+            "${tool}_forget_shared"
+            rm -rf "$work/registry/docker/registry/v2/repositories/app/$tool" "$work/project"
+            project
+            sed -i 's|^RUN make|RUN --mount=type=cache,target=/project/build make|' "$work/project/Dockerfile"
+            base_is released
+            measure "$tool" "mount: cold" "${tool}_build"
+            "${tool}_forget"
+            sed -i 's/s ^ i/s + i/' "$work/project/src/unit_100.c"
+            measure "$tool" "mount: one source file" "${tool}_build"
+            echo "# $tool compiled $(grep -c -- '-c -o' "$work/log") files; $(grep -o '[0-9.]* [kM]*B downloaded' "$work/log" || true)"
+        done
+    done
+    for tool in ${tools//,/ }; do
+        if [[ $tool == buildkit ]]; then
+            awk "BEGIN { printf \"# mount, one source file: %.3f of buildkit\n\", $(median crossdock 'mount: one source file') / $(median buildkit 'mount: one source file') }"
+        fi
+    done
+}
+
+# A directory of compiler output of 2 GB, in a cache mount, on a runner that starts empty.
+compare_large_mount() {
+    local directory=$work/large-mount round
+    debian_base
+    mkdir -p "$directory"
+    crossdock_forget_shared
+    cat >"$directory/Dockerfile" <<'DOCKERFILE'
+FROM debian AS fill
+RUN --mount=type=cache,target=/target for d in $(seq 100); do mkdir /target/$d; for f in $(seq 200); do \
+    { head -c 50000 /dev/urandom; yes "$d $f" | head -c 50000; } > /target/$d/$f.o; done; done
+FROM debian AS without
+ARG ROUND
+RUN echo
+FROM debian AS with
+ARG ROUND
+RUN --mount=type=cache,target=/target echo
+FROM debian AS change
+ARG ROUND
+RUN --mount=type=cache,target=/target { echo $ROUND; head -c 80000 /dev/urandom; } > /target/50/100.o
+DOCKERFILE
+    large() { # TARGET
+        "$crossdock" build --local-cache "$work/crossdock-local" --cache "$crossdock_cache" --progress plain \
+            --build-context "debian=oci-layout://$debian" --target "$1" --build-arg "ROUND=$RANDOM$RANDOM" "$directory"
+    }
+    measure crossdock "2 GB mount: fill" large fill
+    for round in $(seq "$runs"); do
+        for name in without with change; do
+            crossdock_forget
+            measure crossdock "2 GB mount: $name" large "$name"
+            echo "# $(tail -n 2 "$work/log" | grep steps)"
+        done
+    done
+    awk "BEGIN { printf \"# 2 GB mount: the step begins %.3f s later; one object of it changed: %.3f s more\n\", \
+        $(median crossdock '2 GB mount: with') - $(median crossdock '2 GB mount: without'), \
+        $(median crossdock '2 GB mount: change') - $(median crossdock '2 GB mount: with') }"
+}
+
 compare_memory() {
     local tool
     mkdir -p "$work/large"
@@ -394,15 +459,21 @@ table() {
 
 main() {
     echo '{"default":[{"type":"insecureAcceptAnything"}]}' >"$work/policy.json"
-    if measures builds; then
+    if measures builds || measures mounts; then
         start_registry
         if [[ -n $far ]]; then
             far_from "$registry"
             registry=$link
         fi
         base_image
+    fi
+    if measures builds; then
         project
         compare_builds
+    fi
+    if measures mounts; then
+        compare_mounts
+        if uses crossdock; then compare_large_mount; fi
     fi
     if measures memory; then compare_memory; fi
     if measures layers; then compare_layers; fi

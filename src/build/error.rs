@@ -6,6 +6,7 @@ use crate::digest::Digest;
 use crate::dockerfile::DockerfileError;
 use crate::hint::Hint;
 use crate::record::Key;
+use crate::store::StoreError;
 
 /// Why a build failed. Everything that a user can act on names the place in the Dockerfile.
 #[derive(Debug, thiserror::Error)]
@@ -174,6 +175,15 @@ impl BuildError {
         let hint = crate::context::scan::LEAVE_ALONE.to_owned();
         let source = "it changed while it was being copied".into();
         Self::Context { action: format!("copying `{path}`"), source, hint: Some(hint) }
+    }
+
+    /// A record could not be stored. If that is because something is gone that it names, which was promised by the record that
+    /// it was made from, this is a loss like any other.
+    pub(crate) fn storing(action: impl Into<String>, error: StoreError) -> Self {
+        match error {
+            StoreError::Incomplete { missing, .. } => Self::Lost { digest: missing, keys: Vec::new() },
+            error => Self::cache(action, error),
+        }
     }
 
     /// A failure of the local cache.

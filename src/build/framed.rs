@@ -159,7 +159,7 @@ impl Layers {
         let record =
             Record { preimage: layer_key(layer), layers: vec![copy], foreign: false, ..index.clone() };
         let published = engine.cache.publish(record, true).await;
-        published.map_err(|error| BuildError::cache("storing the frames of a base image", error))?;
+        published.map_err(|error| BuildError::storing("storing the frames of a base image", error))?;
         lock(&self.framed.copies).insert(*layer, copy);
         Ok(())
     }
@@ -183,7 +183,7 @@ impl Layers {
         let record = Record { preimage, layers: copies, foreign: false, ..index.clone() };
         let published = engine.cache.publish(record, true).await;
         let record =
-            published.map_err(|error| BuildError::cache("storing the frames of a base image", error))?;
+            published.map_err(|error| BuildError::storing("storing the frames of a base image", error))?;
         let cell = Arc::clone(lock(&self.framed.images).entry(key).or_default());
         let _ = cell.set(Some(record));
         Ok(())

@@ -308,7 +308,7 @@ impl Inputs {
             Record { foreign: true, ..engine.record(preimage, indexed, chain.digest, created, started) };
         let published = engine.cache.publish(record, false).await;
         let record =
-            published.map_err(|error| BuildError::cache("storing the index of a base image", error))?;
+            published.map_err(|error| BuildError::storing("storing the index of a base image", error))?;
         layers.publish_copies(engine, input, &record).await?;
         Ok((chain, record))
     }

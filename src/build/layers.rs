@@ -254,7 +254,7 @@ impl Layers {
         self.publish_copy(engine, &layer.digest, copy, &record).await?;
         let published = engine.cache.publish(record, false).await;
         let record =
-            published.map_err(|error| BuildError::cache("storing the index of a base image", error))?;
+            published.map_err(|error| BuildError::storing("storing the index of a base image", error))?;
         let layer = record.layers.first().copied().unwrap_or(descriptor);
         Ok(Indexed { layer, copy })
     }

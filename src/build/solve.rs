@@ -721,7 +721,7 @@ impl Solver<'_> {
 
     async fn publish(&self, record: Record, replace: bool, making: Making) -> Result<Record, BuildError> {
         let published = self.engine.cache.publish_made(record, replace, making).await;
-        published.map_err(|error| BuildError::cache("storing a step's result", error))
+        published.map_err(|error| BuildError::storing("storing a step's result", error))
     }
 
     /// Stores a record under another key as well. Only a short cut: its loss costs time.

@@ -336,7 +336,7 @@ fn failed_to_store(error: impl std::error::Error + Send + Sync + 'static) -> Bui
 }
 
 /// Removes the files that were not used for the longest time, until the rest is small enough.
-fn evict(items: &mut Items, max: u64) {
+pub(super) fn evict(items: &mut Items, max: u64) {
     let size = |items: &Items| -> u64 {
         let mut counted = HashSet::new();
         items

@@ -9,6 +9,8 @@ mod change;
 mod commit;
 mod head;
 mod live;
+#[cfg(test)]
+mod tests;
 mod times;
 
 use std::collections::{BTreeMap, HashMap};
