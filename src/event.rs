@@ -252,6 +252,8 @@ pub enum Event {
         name: String,
         /// What it made otherwise this time, sorted by path: none if it is deterministic. Not more than some hundred.
         differences: Vec<HitDifference>,
+        /// It has cache mounts, and found them empty this time.
+        empty_mounts: bool,
     },
     /// Something that the reader should know but that does not stop the build.
     Warning {

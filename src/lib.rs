@@ -9,7 +9,7 @@
 //! | engine | [`build`], [`explain`] |
 //! | workers | [`exec`], [`trace`], [`context`], [`registry`] |
 //! | stores | [`store`] |
-//! | formats | [`dockerfile`], [`tree`], [`layer`], [`image`], [`record`] |
+//! | formats | [`dockerfile`], [`tree`], [`layer`], [`image`], [`record`], [`snapshot`] |
 //! | words | [`bytes`], [`digest`], [`encoding`], [`event`], [`hint`], [`platform`], [`reference`] |
 
 pub mod build;
@@ -32,6 +32,7 @@ pub mod record;
 pub mod reference;
 pub mod registry;
 pub mod server;
+pub mod snapshot;
 pub mod store;
 pub mod trace;
 pub mod tree;

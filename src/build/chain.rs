@@ -27,6 +27,8 @@ pub(crate) struct ChainLayer {
     pub(crate) created: Option<Timestamp>,
     /// The record that it comes from.
     pub(crate) key: Option<Key>,
+    /// It was copied, from the build's context or elsewhere, and not made by a command: its times say nothing.
+    pub(crate) is_copied: bool,
 }
 
 impl Chain {

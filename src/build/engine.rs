@@ -16,6 +16,7 @@ use super::export::{self, Built, Exported};
 use super::foreign::Foreign;
 use super::inputs::{Contexts, Inputs};
 use super::layers::Layers;
+use super::mounts::CacheMounts;
 use super::options::BuildRequest;
 use super::plan::Plan;
 use super::remotes::Remotes;
@@ -80,6 +81,7 @@ pub struct Engine {
     pub git: Git,
     /// How long a build waits at its end for what is still being sent to the remote store.
     pub upload_grace: Duration,
+    pub(crate) mounts: CacheMounts,
     jobs: Arc<Semaphore>,
 }
 
@@ -142,6 +144,7 @@ impl Engine {
             cancel,
             git: Git::default(),
             upload_grace: Duration::from_mins(1),
+            mounts: CacheMounts::default(),
             jobs: Arc::new(Semaphore::new(JOBS_MAX as usize)),
         }
     }
@@ -203,6 +206,7 @@ impl Engine {
             log: None,
             readers: None,
             foreign: false,
+            parts: Vec::new(),
         }
     }
 
@@ -231,6 +235,7 @@ impl Engine {
             Ok(outcome) => Ok(outcome),
             Err(error) => {
                 // What finished steps made is kept for the next try, and for others.
+                self.mounts.settle().await;
                 self.cache.flush(self.upload_grace).await;
                 Err(error)
             }
@@ -332,6 +337,7 @@ impl Engine {
             None => Exported::default(),
         };
         drop(solvers);
+        self.mounts.settle().await;
         self.cache.flush(self.upload_grace).await;
         let transferred = self.cache.stats();
         let downloaded: u64 = planned.iter().map(|part| part.inputs.downloaded()).sum();

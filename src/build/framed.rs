@@ -73,6 +73,11 @@ impl Layers {
         Ok(Arc::new(Contents::new(Arc::clone(&self.framed.pool), layers)))
     }
 
+    /// The frames that the build reads.
+    pub(crate) fn pool(&self) -> Arc<Pool> {
+        Arc::clone(&self.framed.pool)
+    }
+
     async fn frames(&self, engine: &Engine, layer: &ChainLayer) -> Result<Arc<LayerFrames>, BuildError> {
         let cell = Arc::clone(lock(&self.framed.layers).entry(layer.descriptor.digest).or_default());
         let frames = cell.get_or_try_init(|| async {

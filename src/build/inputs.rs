@@ -271,7 +271,8 @@ impl Inputs {
             let key = preimage.key();
             let mut chain = Chain::empty();
             for descriptor in &hit.record.layers {
-                let layer = ChainLayer { descriptor: *descriptor, created: None, key: Some(key) };
+                let layer =
+                    ChainLayer { descriptor: *descriptor, created: None, key: Some(key), is_copied: false };
                 chain = chain.with(layer, hit.record.tree);
             }
             return Ok((chain, hit.record));
@@ -299,7 +300,7 @@ impl Inputs {
             let toc = layers.toc(engine, descriptor).await?;
             tree.apply(u32::try_from(number).unwrap_or(u32::MAX), &toc)
                 .map_err(|error| image_error(String::new(), &image.name, error.to_string(), None))?;
-            let layer = ChainLayer { descriptor: *descriptor, created: None, key: None };
+            let layer = ChainLayer { descriptor: *descriptor, created: None, key: None, is_copied: false };
             chain = chain.with(layer, tree.digest());
             let _ = chain.tree.set(Arc::new(tree.clone()));
         }

@@ -4,6 +4,7 @@
 //! (`solve`: for each step its keys, a look at the cache, else the work, which is in `run` and `copy`), and exports
 //! (`export`).
 
+mod caches;
 mod chain;
 mod checks;
 mod contents;
@@ -20,6 +21,7 @@ mod layers;
 mod log;
 mod mask;
 mod materialise;
+mod mounts;
 mod options;
 pub(crate) mod plan;
 mod remembered;
@@ -38,6 +40,7 @@ mod why;
 pub use checks::{Checked, Target, targets};
 pub use engine::{BuildOutcome, Engine, Ownership, StepReport};
 pub use error::{BuildError, StepFailure};
+pub use mounts::{CacheMountOptions, CacheMountStores};
 pub use options::{
     Annotation, AnnotationPlace, BuildRequest, ContextArchive, ContextSource, Destination, DockerfileText,
     ImageFormat, LayerCompression, NamedContext, Output, RemoteDockerfile, Secret, SshAgent, SshKey,

@@ -47,6 +47,8 @@ pub struct BuildRequest {
     pub blind: Option<String>,
     /// `--verify-hits`: run some commands again although their results are known, and compare.
     pub verify_hits: Option<super::VerifyHits>,
+    /// How cache mounts are kept (`--cache-mounts`, `--cache-mount-size`, `--no-content-times`).
+    pub cache_mounts: super::CacheMountOptions,
     /// `--no-cache-filter`: use no record for these stages.
     pub no_cache_filter: Vec<String>,
     /// `--pull`: ask the registries for base images even where the local cache knows an answer.

@@ -518,7 +518,8 @@ fn chain_of(record: &Record) -> Arc<Chain> {
     let mut chain = Chain::empty();
     for descriptor in &record.layers {
         let (created, key) = (Some(record.created), Some(record.key()));
-        chain = chain.with(ChainLayer { descriptor: *descriptor, created, key }, record.tree);
+        chain =
+            chain.with(ChainLayer { descriptor: *descriptor, created, key, is_copied: true }, record.tree);
     }
     chain
 }

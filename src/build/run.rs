@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::caches::Caches;
 use super::chain::Chain;
 use super::copy::copier::Rules;
 use super::copy::staging::{Content, Staged};
@@ -11,12 +12,13 @@ use super::error::{BuildError, StepFailure};
 use super::inputs::InputTree;
 use super::layers::{InputFiles, Reads, write_layer, write_staged};
 use super::log::Log;
+use super::mounts::{CacheMountOptions, Ending, Use};
 use super::plan::{CopyOp, Op, PlannedStage, PlannedStep, RunMount, RunOp, WorkdirOp};
 use super::room::Room;
 use super::served::Served;
 use super::solve::{Made, Solver};
 use super::ssh::{Access, Forwarding, SshError};
-use crate::dockerfile::{Mount, Sharing};
+use crate::dockerfile::Mount;
 use crate::event::Event;
 use crate::exec::{self, ExecError, ExecStep, Exit, ResolvedUser, StepMount, resolve_owner, resolve_user};
 use crate::hint::Hint as _;
@@ -26,7 +28,7 @@ use crate::store::Lock;
 use crate::tree::Tree;
 
 impl Solver<'_> {
-    /// Does what a step says. `last` is what it looked at the last time.
+    /// Does what a step says. `last` is what it looked at the last time. What is in its cache mounts is kept as `caches` says.
     pub(super) async fn work(
         &self,
         stage: &PlannedStage,
@@ -34,9 +36,10 @@ impl Solver<'_> {
         base: &Arc<Chain>,
         inputs: &[InputTree],
         last: Option<&Shape>,
+        caches: CacheMountOptions,
     ) -> Result<Made, BuildError> {
         match &step.op {
-            Op::Run(op) => self.run(stage, step, op, base, inputs, last).await,
+            Op::Run(op) => self.run(stage, step, op, base, inputs, last, caches).await,
             Op::Copy(op) => self.copy(step, op, base, inputs).await,
             Op::Workdir(op) => self.workdir(step, op, base).await,
         }
@@ -227,6 +230,7 @@ impl Solver<'_> {
         resolve_user(user, &passwd, &group).map_err(|error| self.user_error(step, "", &error))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what is known of one step")]
     async fn run(
         &self,
         stage: &PlannedStage,
@@ -235,6 +239,7 @@ impl Solver<'_> {
         base: &Arc<Chain>,
         inputs: &[InputTree],
         last: Option<&Shape>,
+        caches: CacheMountOptions,
     ) -> Result<Made, BuildError> {
         let place = format!("{}:{}", self.dockerfile.name, step.lines);
         let executor = self.engine.executor.clone().map_err(|reason| BuildError::Execute {
@@ -263,15 +268,22 @@ impl Solver<'_> {
                 .map_err(|error| BuildError::cache("making a temporary directory", error))?;
         }
         let [upper, work, scratch] = [&paths[0], &paths[1], &paths[2]];
+        let is_traced = self.is_traced(step);
+        let uses_caches = op.mounts.iter().any(|mount| matches!(mount.mount, Mount::Cache { .. }));
+        let is_served = is_traced || uses_caches && self.engine.serves_files();
         let mut mounts = Mounts {
-            served: self.is_traced(step).then(|| Served::new(paths[3].clone())),
+            served: is_served.then(|| Served::new(paths[3].clone())),
             env: op.env.clone(),
             ..Mounts::default()
         };
         let lowers = match &mut mounts.served {
             Some(served) => {
                 let start = InputTree::Chain(Arc::clone(base));
-                vec![served.add(self.engine, self.layers, &start).await?]
+                if uses_caches {
+                    served.follow_times();
+                    mounts.caches = self.open_caches(step, op, inputs, caches).await?;
+                }
+                vec![served.add(self.engine, self.layers, &start, "", "").await?]
             }
             None => {
                 self.tell_untraced(op);
@@ -293,9 +305,15 @@ impl Solver<'_> {
         }
         for (number, (mount, input)) in op.mounts.iter().zip(inputs).enumerate() {
             let scratch = scratch.join(format!("mount-{number}"));
-            self.mount(step, mount, input, &scratch, &mut mounts).await?;
+            self.mount(step, number, mount, input, &scratch, &mut mounts).await?;
         }
-        let Mounts { list, mut env, locks, agents, served } = mounts;
+        let Mounts { list, mut env, locks, agents, served, caches: used } = mounts;
+        let times = match &served {
+            Some(served) if uses_caches && caches.content_times => {
+                Some(self.show_times(step, served, &used).await)
+            }
+            _ => None,
+        };
         if let (Some(served), Some(last)) = (&served, last) {
             served.read_ahead(last);
         }
@@ -327,6 +345,8 @@ impl Solver<'_> {
         let started = self.engine.now();
         let room = Room::watch(upper);
         let cancel = self.engine.cancel.clone();
+        // They are there as long as the command is, whatever becomes of the build.
+        let open: Vec<_> = used.uses().iter().map(|used| Arc::clone(used.live())).collect();
         let outcome = self
             .engine
             .blocking(move || {
@@ -337,6 +357,7 @@ impl Solver<'_> {
                 for tree in &shown {
                     tree.settle();
                 }
+                drop(open);
                 Ok((outcome, log))
             })
             .await?;
@@ -350,6 +371,12 @@ impl Solver<'_> {
                 self.emit(Event::Warning { message: format!("{place}: {reason}") });
             }
             return Err(failure);
+        }
+        if let Some((failure, reason)) = used.uses().iter().find_map(Use::failure) {
+            if let Some(reason) = reason {
+                self.emit(Event::Warning { message: format!("{place}: {reason}") });
+            }
+            return Err(failure.into());
         }
         let outcome = result.map_err(|error| match error {
             ExecError::Cancelled => BuildError::Cancelled,
@@ -370,6 +397,7 @@ impl Solver<'_> {
             if self.engine.cancel.is_cancelled() {
                 return Err(BuildError::Cancelled);
             }
+            self.end_caches(step, used, Ending::Failed, served.as_ref(), times.as_ref());
             return Err(failure(place, step, outcome.exit, log.tail()).into());
         }
         if room.was_full() {
@@ -385,9 +413,10 @@ impl Solver<'_> {
             });
         }
         drop((locks, agents));
+        self.end_caches(step, used, Ending::Done, served.as_ref(), times.as_ref());
         let reads = match &served {
-            Some(served) => served.looks(&["etc/passwd", "etc/group"])?,
-            None => None,
+            Some(served) if is_traced => served.looks(&["etc/passwd", "etc/group"])?,
+            _ => None,
         };
         #[cfg(debug_assertions)]
         let reads = match (reads, &served, &self.request.blind) {
@@ -444,6 +473,7 @@ impl Solver<'_> {
             clamp: self.request.source_date_epoch,
             started: Some(left.started),
             single_id: self.engine.ownership.single_id,
+            every_directory: false,
         };
         let unpacked = self.layers.unpacked_root();
         self.engine
@@ -483,6 +513,7 @@ impl Solver<'_> {
     async fn mount(
         &self,
         step: &PlannedStep,
+        number: usize,
         mount: &RunMount,
         input: &InputTree,
         scratch: &Path,
@@ -495,7 +526,13 @@ impl Solver<'_> {
                 let bind = bind.await?;
                 mounts.list.push(bind);
             }
-            Mount::Cache { .. } => self.cache_mount(step, mount, input, target, mounts).await?,
+            Mount::Cache { read_only, .. } => {
+                let dir = match mounts.caches.path(number) {
+                    Some(path) => path,
+                    None => self.plain_cache(step, mount, input, mounts).await?,
+                };
+                mounts.list.push(StepMount::Cache { dir, target, read_only: *read_only });
+            }
             Mount::Tmpfs { size, .. } => {
                 mounts.list.push(StepMount::Tmpfs { target, size: size.map(|size| size.0) });
             }
@@ -573,7 +610,7 @@ impl Solver<'_> {
     ) -> Result<StepMount, BuildError> {
         let io = |error: std::io::Error| BuildError::cache("preparing a mount", error);
         if let (false, Some(served)) = (input.is_empty(), served) {
-            let lowers = vec![served.add(self.engine, self.layers, input).await?];
+            let lowers = vec![served.add(self.engine, self.layers, input, source, &target).await?];
             let source = format!("/{}", view::display(&view::clean(source.as_bytes())));
             return Ok(StepMount::BindOverlay { lowers, source, target, read_only });
         }
@@ -609,98 +646,6 @@ impl Solver<'_> {
             }
         })
     }
-
-    async fn cache_mount(
-        &self,
-        step: &PlannedStep,
-        mount: &RunMount,
-        input: &InputTree,
-        target: String,
-        mounts: &mut Mounts,
-    ) -> Result<(), BuildError> {
-        let Mount::Cache { id, source, read_only, sharing, mode, uid, gid, .. } = &mount.mount else {
-            return Ok(());
-        };
-        let namespace =
-            super::plan::argument(&self.request.build_args, "BUILDKIT_CACHE_MOUNT_NS").unwrap_or("");
-        // A cache that begins with an image's files is another one when those are others.
-        let origin = match input {
-            InputTree::Chain(chain) => format!("/{}", chain.digest),
-            InputTree::Empty | InputTree::Directory(_) => String::new(),
-        };
-        let name = crate::digest::Digest::of(format!("{namespace}/{id}{origin}")).hex();
-        let failed = |error| BuildError::cache("opening a cache mount", error);
-        let local = self.engine.cache.local();
-        let root = local.state_dir("cache-mounts").map_err(failed)?;
-        let mut directory = root.join(&name);
-        match sharing {
-            Sharing::Shared => {}
-            Sharing::Locked => {
-                let lock_name = format!("cache-mount-{name}");
-                let lock = match local.try_lock(&lock_name).map_err(failed)? {
-                    Some(lock) => lock,
-                    None => {
-                        let status = "waiting for a locked cache mount".to_owned();
-                        self.emit(Event::StepStatus { step: step.id, status });
-                        local.lock(&lock_name).await.map_err(failed)?
-                    }
-                };
-                mounts.locks.push(lock);
-            }
-            Sharing::Private => {
-                // The first copy that nobody uses, or a new one. As many as steps can run at once is enough.
-                for number in 0_u32.. {
-                    if let Some(lock) =
-                        local.try_lock(&format!("cache-mount-{name}-{number}")).map_err(failed)?
-                    {
-                        mounts.locks.push(lock);
-                        directory = root.join(format!("{name}-{number}"));
-                        break;
-                    }
-                }
-            }
-        }
-        if !directory.is_dir() {
-            let fill = local.tmp_dir().map_err(failed)?;
-            let new = fill.path().join("cache");
-            let io = |error: std::io::Error| BuildError::cache("making a cache mount", error);
-            if input.is_empty() {
-                fs_err::create_dir(&new).map_err(io)?;
-            } else {
-                let files = self.layers.opener(self.engine, input, Reads::All).await?;
-                let tree = self.layers.input_tree(self.engine, input).await?;
-                let (source, new) = (source.clone(), new.clone());
-                let chown = !self.engine.ownership.single_id;
-                self.engine
-                    .blocking(move || {
-                        let path = view::resolve(&*tree, b"", source.as_bytes(), true)
-                            .map_err(|error| BuildError::cache("making a cache mount", error))?;
-                        super::materialise::copy_out(&tree, &files, &path, &new, chown).map_err(|error| {
-                            let lost = files.failure();
-                            lost.unwrap_or_else(|| BuildError::cache("making a cache mount", error))
-                        })
-                    })
-                    .await?;
-            }
-            if mode.is_some() || uid.is_some() || gid.is_some() || input.is_empty() {
-                let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode.unwrap_or(0o755));
-                fs_err::set_permissions(&new, permissions).map_err(io)?;
-                if !self.engine.ownership.single_id {
-                    std::os::unix::fs::chown(&new, Some(uid.unwrap_or(0)), Some(gid.unwrap_or(0)))
-                        .map_err(io)?;
-                }
-            }
-            match fs_err::rename(&new, &directory) {
-                Ok(()) => {}
-                // Another step was faster.
-                Err(_) if directory.is_dir() => {}
-                Err(error) => return Err(io(error)),
-            }
-        }
-        local.touch_state(&directory);
-        mounts.list.push(StepMount::Cache { dir: directory, target, read_only: *read_only });
-        Ok(())
-    }
 }
 
 /// What is left of a command.
@@ -718,12 +663,13 @@ struct Left {
 
 /// The mounts of a command, and what goes with them: locks, agents, variables, and what is served.
 #[derive(Default)]
-struct Mounts {
+pub(super) struct Mounts {
     list: Vec<StepMount>,
-    locks: Vec<Lock>,
+    pub(super) locks: Vec<Lock>,
     agents: Vec<Forwarding>,
     env: Vec<(String, String)>,
     served: Option<Served>,
+    caches: Caches,
 }
 
 impl Mounts {

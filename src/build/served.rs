@@ -10,14 +10,16 @@ use std::sync::Arc;
 use super::chain::Chain;
 use super::contents::Contents;
 use super::contexts::ContextTree;
+use super::copy::view;
 use super::engine::Engine;
 use super::error::BuildError;
 use super::inputs::InputTree;
 use super::layers::Layers;
+use super::mounts::{ContentTimes, Known, Place};
 use crate::context::open::open_file;
 use crate::digest::Digest;
 use crate::exec::ServedTree;
-use crate::layer::display_path;
+use crate::layer::{Timestamp, display_path};
 use crate::record::{Looks, Readers, Shape};
 use crate::trace::{self, ServeOptions, Serving, TracedTree};
 use crate::tree::{Look, Node, NodeKind, Tree, child_path};
@@ -32,6 +34,8 @@ pub(crate) struct Served {
     trees: Vec<Part>,
     /// A directory for the places where they are mounted.
     home: PathBuf,
+    /// What the step sees the times of, it sees the content of.
+    follows_times: bool,
 }
 
 #[derive(Debug)]
@@ -40,6 +44,11 @@ struct Part {
     tree: Arc<Tree>,
     place: PathBuf,
     origin: Origin,
+    /// Where in the step it is seen, and what of it, without slashes at the beginning.
+    target: Vec<u8>,
+    source: Vec<u8>,
+    /// Which of its layers were copied; `None` if all of it was.
+    copied: Option<Vec<bool>>,
 }
 
 /// Where contents come from.
@@ -52,17 +61,20 @@ enum Origin {
 impl Served {
     /// Nothing yet. `home` is an empty directory.
     pub(crate) fn new(home: PathBuf) -> Self {
-        Self { trees: Vec::new(), home }
+        Self { trees: Vec::new(), home, follows_times: false }
     }
 
-    /// Adds a tree, and returns the place where it is mounted for the step.
+    /// Adds a tree, of which the step sees `source` at `target`, and returns the place where it is mounted for the step.
     pub(crate) async fn add(
         &mut self,
         engine: &Engine,
         layers: &Layers,
         input: &InputTree,
+        source: &str,
+        target: &str,
     ) -> Result<PathBuf, BuildError> {
         let tree = layers.input_tree(engine, input).await?;
+        let mut copied = None;
         let (origin, contents): (Origin, Arc<dyn trace::Contents>) = match input {
             InputTree::Directory(context) => {
                 let context = Arc::clone(context);
@@ -74,6 +86,7 @@ impl Served {
                     _ => Chain::empty(),
                 };
                 let contents = layers.contents(engine, &chain).await?;
+                copied = Some(chain.layers().iter().map(|layer| layer.is_copied).collect());
                 (Origin::Layers(Arc::clone(&contents)), Arc::new(LayerFiles(contents)))
             }
         };
@@ -82,8 +95,39 @@ impl Served {
         let place = self.home.join(self.trees.len().to_string());
         fs_err::create_dir(&place)
             .map_err(|error| BuildError::cache("making a temporary directory", error))?;
-        self.trees.push(Part { traced, tree, place: place.clone(), origin });
+        // One that is not there is found out about when it is mounted.
+        let source = view::resolve(&*tree, b"", source.as_bytes(), true).unwrap_or_default();
+        let target = view::clean(target.as_bytes());
+        self.trees.push(Part { traced, tree, place: place.clone(), origin, target, source, copied });
         Ok(place)
+    }
+
+    /// The step uses cache mounts: what is in them may depend on all that it sees the times of.
+    pub(crate) fn follow_times(&mut self) {
+        self.follows_times = true;
+    }
+
+    /// What the times of a step depend on that began at `now` and uses mounts of which this is `known`.
+    pub(crate) fn content_times(&self, now: Timestamp, known: Vec<Known>) -> Arc<ContentTimes> {
+        let place = |part: &Part| Place {
+            tree: Arc::clone(&part.tree),
+            target: part.target.clone(),
+            source: part.source.clone(),
+            copied: part.copied.clone(),
+        };
+        ContentTimes::new(now, known, self.trees.iter().map(place).collect())
+    }
+
+    /// Shows these times to the step.
+    pub(crate) fn show_times(&self, times: &Arc<ContentTimes>) {
+        for (number, part) in self.trees.iter().enumerate() {
+            part.traced.show_times(times.of(number));
+        }
+    }
+
+    /// What the step itself looked at, in each tree.
+    pub(crate) fn own_looks(&self) -> Vec<BTreeMap<Vec<u8>, Look>> {
+        self.trees.iter().map(|part| part.traced.looks()).collect()
     }
 
     /// Where the trees are mounted.
@@ -135,6 +179,13 @@ impl Served {
         let mut readers = Readers::default();
         for (number, part) in self.trees.iter().enumerate() {
             let mut looks = part.traced.looks();
+            if self.follows_times {
+                for (path, look) in &mut looks {
+                    if part.tree.get(path).is_some_and(|node| node.content().is_some()) {
+                        *look = look.and(Look::CONTENT);
+                    }
+                }
+            }
             if let Origin::Context(context) = &part.origin {
                 verify(context, &looks)?;
             }

@@ -408,7 +408,7 @@ impl Solver<'_> {
         let Sought { stage, step, base, inputs, started, coarse, whole, linked, unkeyed } = sought;
         let created = self.engine.now();
         let last = traced.iter().find_map(|traced| traced.last.as_ref());
-        let made = self.work(stage, step, base, inputs, last).await?;
+        let made = self.work(stage, step, base, inputs, last, self.request.cache_mounts).await?;
         let created = self.request.source_date_epoch.map_or(created, |epoch| epoch.min(created));
         let tree = made.tree.digest();
         let unseen = self.unseen(step, &made);
@@ -710,6 +710,7 @@ impl Solver<'_> {
                 descriptor: *descriptor,
                 created: Some(record.created),
                 key: Some(record.key()),
+                is_copied: !matches!(step.op, Op::Run(_)),
             };
             chain = chain.with(layer, record.tree);
         }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use super::chain::Chain;
 use super::error::BuildError;
 use super::inputs::InputTree;
-use super::plan::{Op, PlannedStage, PlannedStep};
+use super::mounts::{CacheMountOptions, CacheMountStores};
+use super::plan::{Op, PlannedStage, PlannedStep, RunOp};
 use super::solve::Solver;
 use crate::digest::Digest;
+use crate::dockerfile::Mount;
 use crate::event::{Event, HitDifference};
 use crate::layer::display_path;
 use crate::record::{Key, Record};
@@ -58,7 +60,9 @@ impl Solver<'_> {
         self.emit(Event::StepStatus { step: step.id, status });
         let known = self.merged(base, record).await?;
         let name = format!("{}:{}: `{}`", self.dockerfile.name, step.lines, step.instruction);
-        let made = match self.work(stage, step, base, inputs, None).await {
+        // With what is in its cache mounts it might make the same once more; without, it shows whether it depends on that.
+        let caches = CacheMountOptions { stores: CacheMountStores::Off, ..self.request.cache_mounts };
+        let made = match self.work(stage, step, base, inputs, None, caches).await {
             Ok(made) => made,
             Err(error @ (BuildError::Cancelled | BuildError::Lost { .. })) => return Err(error),
             Err(error) => {
@@ -78,7 +82,11 @@ impl Solver<'_> {
                 ChangeKind::Metadata => "metadata",
             },
         });
-        self.emit(Event::HitVerified { step: step.id, name, differences: differences.collect() });
+        let differences = differences.collect();
+        let uses_caches =
+            |op: &RunOp| op.mounts.iter().any(|mount| matches!(mount.mount, Mount::Cache { .. }));
+        let empty_mounts = matches!(&step.op, Op::Run(op) if uses_caches(op));
+        self.emit(Event::HitVerified { step: step.id, name, differences, empty_mounts });
         Ok(())
     }
 }

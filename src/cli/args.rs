@@ -133,6 +133,18 @@ pub enum Command {
     Docs,
 }
 
+/// Where what is in cache mounts is kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum CacheMounts {
+    /// In the shared cache, for all machines
+    #[default]
+    Remote,
+    /// On this machine
+    Local,
+    /// Nowhere: each step finds them empty
+    Off,
+}
+
 /// How a list is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -259,6 +271,21 @@ pub struct BuildArgs {
     /// Run every step of these stages
     #[arg(long, value_name = "STAGE,…", value_delimiter = ',')]
     pub no_cache_filter: Vec<String>,
+
+    /// Where what is in cache mounts (`RUN --mount=type=cache`) is kept: in the shared cache, on this machine, or nowhere
+    #[arg(long, value_name = "WHERE", value_enum, default_value_t, help_heading = "Steps")]
+    pub cache_mounts: CacheMounts,
+
+    /// How much the files in one cache mount may have in all; those that were not used for the longest time go first
+    #[arg(long, value_name = "SIZE", default_value = "20g", help_heading = "Steps")]
+    pub cache_mount_size: ByteSize,
+
+    /// Show steps that use cache mounts their files with the times that these have, as other builders do
+    ///
+    /// Otherwise a file that is as it was when the mount was used last has the time that it had then, and any other one is as
+    /// of now: what compilers and make keep in a cache mount is then right, and of use, on every machine.
+    #[arg(long, help_heading = "Steps")]
+    pub no_content_times: bool,
 
     /// Ask the registries for the base images, even where the cache knows an answer
     #[arg(

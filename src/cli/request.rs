@@ -6,7 +6,7 @@ use std::path::Path;
 
 use fs_err as fs;
 
-use super::args::{BuildArgs, BuildCommand};
+use super::args::{BuildArgs, BuildCommand, CacheMounts};
 use super::csv;
 use super::env_vars;
 use super::environment::Environment;
@@ -16,7 +16,8 @@ use super::sources::Sources;
 use super::values::{BuildArg, BuildContextSpec};
 use super::{load, proxies, secrets, ssh};
 use crate::build::{
-    Annotation, BuildRequest, ImageFormat, LayerCompression, NamedContext, Output, VerifyHits,
+    Annotation, BuildRequest, CacheMountOptions, CacheMountStores, ImageFormat, LayerCompression,
+    NamedContext, Output, VerifyHits,
 };
 use crate::layer::Timestamp;
 use crate::platform::Platform;
@@ -89,6 +90,15 @@ pub(crate) fn of_args(
         #[cfg(debug_assertions)]
         blind: environment.text("CROSSDOCK_BLIND").map(str::to_owned),
         verify_hits: verify_hits(args.verify_hits)?,
+        cache_mounts: CacheMountOptions {
+            stores: match args.cache_mounts {
+                CacheMounts::Remote => CacheMountStores::Remote,
+                CacheMounts::Local => CacheMountStores::Local,
+                CacheMounts::Off => CacheMountStores::Off,
+            },
+            size_max: args.cache_mount_size.0,
+            content_times: !args.no_content_times,
+        },
         no_cache_filter: args.no_cache_filter.clone(),
         pull: args.pull,
         network: args.network,

@@ -26,6 +26,7 @@ mod step;
 mod sys;
 mod user;
 mod userns;
+mod writable;
 
 pub use cancel::CancelToken;
 pub use error::ExecError;
@@ -34,3 +35,4 @@ pub use native::{NativeExecutor, OciRuntimeExecutor, Settings};
 pub use step::{ExecOutcome, ExecStep, Executor, Exit, Network, Security, ServedTree, StepMount, Ulimit};
 pub use user::{ResolvedUser, UserError, resolve_owner, resolve_user};
 pub use userns::{Ids, UserNamespace, UserNamespaceError, enter_user_namespace};
+pub use writable::WritableMount;

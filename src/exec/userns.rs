@@ -73,7 +73,8 @@ impl Hint for UserNamespaceError {
 const ALL_IDS: u64 = 4_294_967_295;
 
 /// Makes this process root: it stays what it is if it has root's rights already, and else enters a user
-/// namespace (with a mount namespace of its own).
+/// namespace. In both cases it gets a mount namespace of its own, so that what it mounts is nobody else's and is gone
+/// with it; what the host mounts or unmounts later is seen there too.
 ///
 /// Must be called at the start of `main`, while there is one thread. `program` is this program, whose `main`
 /// calls [`helper_main`](crate::exec::helper_main): usually `/proc/self/exe`.
@@ -82,6 +83,11 @@ pub fn enter_user_namespace(program: &Path) -> Result<UserNamespace, UserNamespa
     let may_mount =
         caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_ADMIN).unwrap_or(false);
     if euid.is_root() && may_mount {
+        let own = unshare(UnshareFlags::NEWNS).and_then(|()| {
+            let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+            Ok(rustix::mount::mount_change("/", slave)?)
+        });
+        own.map_err(|source| UserNamespaceError::Powerless { source })?;
         return Ok(UserNamespace { ids: current_ids(), note: None });
     }
     let map = |doing: &'static str| move |source: io::Error| UserNamespaceError::Map { doing, source };
@@ -95,7 +101,7 @@ pub fn enter_user_namespace(program: &Path) -> Result<UserNamespace, UserNamespa
         .stdout(Stdio::piped())
         .spawn()
         .map_err(map("starting the helper"))?;
-    let entered = unshare();
+    let entered = unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS);
     let (go, answer) = (helper.stdin.take(), helper.stdout.take());
     let answer = match (&entered, go, answer) {
         (Ok(()), Some(mut go), Some(answer)) => {
@@ -134,9 +140,9 @@ pub fn enter_user_namespace(program: &Path) -> Result<UserNamespace, UserNamespa
 }
 
 #[expect(unsafe_code, reason = "unshare is unsafe for flags that this process does not pass")]
-fn unshare() -> io::Result<()> {
+pub(super) fn unshare(flags: UnshareFlags) -> io::Result<()> {
     // SAFETY: no file descriptor table is unshared.
-    Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }?)
+    Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
 }
 
 /// What the id map of this process allows.

@@ -96,7 +96,8 @@ fn hash_before(data: &[u8], at: usize) -> u64 {
     data.get(start..at).unwrap_or_default().iter().fold(0, |hash, byte| step(hash, *byte))
 }
 
-fn step(hash: u64, byte: u8) -> u64 {
+/// The hash after one more byte.
+pub(crate) fn step(hash: u64, byte: u8) -> u64 {
     (hash << 1).wrapping_add(GEAR[usize::from(byte)])
 }
 

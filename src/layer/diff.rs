@@ -43,6 +43,8 @@ pub struct DiffOptions {
     pub started: Option<Timestamp>,
     /// Everything belongs to 0:0, since a user namespace with a single id knows no others.
     pub single_id: bool,
+    /// Every directory there is one that was changed, with the time that it has now: none is implied.
+    pub every_directory: bool,
 }
 
 impl Default for DiffOptions {
@@ -53,8 +55,20 @@ impl Default for DiffOptions {
             clamp: None,
             started: None,
             single_id: false,
+            every_directory: false,
         }
     }
+}
+
+/// Something in an upper directory.
+#[derive(Debug)]
+pub struct Changed {
+    /// Its path, relative to the root.
+    pub path: Vec<u8>,
+    /// Its metadata; all zero for a whiteout.
+    pub metadata: Metadata,
+    /// What it is.
+    pub kind: ChangedKind,
 }
 
 type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -62,15 +76,59 @@ type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 /// The largest extended attribute that Linux has.
 const XATTR_SIZE_MAX: usize = 64 << 10;
 
+/// See [`Changed`].
 #[derive(Debug)]
-enum Found {
-    Directory { opaque: bool, implied: bool },
-    File { size: u64, inode: Option<(u64, u64)> },
+pub enum ChangedKind {
+    /// A directory.
+    Directory {
+        /// It hides all that lower layers have in it.
+        opaque: bool,
+        /// Only what is in it was changed.
+        implied: bool,
+    },
+    /// A regular file.
+    File {
+        /// Its length in bytes.
+        size: u64,
+        /// Device and inode, if it has other names.
+        inode: Option<(u64, u64)>,
+    },
+    /// A symbolic link with this text.
     Symlink(Vec<u8>),
+    /// A character device: major and minor number.
     CharDevice(u32, u32),
+    /// A block device: major and minor number.
     BlockDevice(u32, u32),
+    /// A named pipe.
     Fifo,
+    /// What lower layers have there is gone.
     Whiteout,
+}
+
+use ChangedKind as Found;
+
+/// What is in the upper directory `upper` of an overlay over `lower`: siblings sorted by name, parents first.
+///
+/// # Errors
+/// As [`diff_upper`].
+pub fn upper_changes(
+    upper: impl AsFd,
+    lower: &dyn Lower,
+    options: &DiffOptions,
+) -> Result<Vec<Changed>, LayerError> {
+    let mut walk = Walk { root: upper.as_fd(), lower, options, found: Vec::new() };
+    walk.root()?;
+    let changed = |(path, metadata, kind)| Changed { path, metadata, kind };
+    Ok(walk.found.into_iter().map(changed).collect())
+}
+
+/// Opens a file of an upper directory to be read, without following any link.
+///
+/// # Errors
+/// If that is not possible.
+pub fn open_changed(upper: impl AsFd, path: &[u8]) -> Result<File, LayerError> {
+    let file = open(upper.as_fd(), path, OFlags::RDONLY).map_err(|error| failed(path, error))?;
+    Ok(File::from(file))
 }
 
 /// Adds what is in the upper directory `upper` of an overlay over `lower` to `layer`: siblings sorted by name, parents
@@ -130,7 +188,8 @@ impl Walk<'_> {
         let mut metadata = self.metadata(&stat, xattrs);
         let excluded = self.options.exclude.contains(&b""[..]);
         let before = self.lower.directory(b"");
-        let implied = before.is_some_and(|before| excluded || self.same(before, &metadata));
+        let implied = before
+            .is_some_and(|before| excluded || !self.options.every_directory && self.same(before, &metadata));
         if let (true, Some(before)) = (implied, before) {
             metadata = before.clone();
         }
@@ -234,7 +293,9 @@ impl Walk<'_> {
             Some(before)
                 if !opaque
                     && (excluded
-                        || self.same(before, &metadata) && !self.was_given_time(before, &metadata)) =>
+                        || !self.options.every_directory
+                            && self.same(before, &metadata)
+                            && !self.was_given_time(before, &metadata)) =>
             {
                 let kind = Found::Directory { opaque, implied: true };
                 self.found.push((path.to_vec(), before.clone(), kind));

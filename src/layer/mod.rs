@@ -20,18 +20,23 @@ mod trailer;
 mod unpack;
 mod write;
 
+pub(crate) use chunk::step as gear_step;
 pub use decompress::{Encoding, SNIFF_LENGTH, decompress};
-pub use diff::{DiffOptions, Lower, diff_upper};
+pub use diff::{Changed, ChangedKind, DiffOptions, Lower, diff_upper, open_changed, upper_changes};
 pub use error::LayerError;
 pub use frames::{FileReader, ReadRange, TocReader};
 pub use pipeline::Compression;
+pub(crate) use pipeline::Pipeline;
 pub use reframe::{Reframed, reframe};
 pub use scan::{Item, LayerVisitor, ScanOptions, Scanned, scan};
 pub(crate) use tar_read::{RawEntry, RawKind, TarReader};
 pub use toc::{Entry, EntryKind, Frame, LayerDescriptor, MediaType, Metadata, Timestamp, Toc};
 pub use toc_codec::{ENTRIES_MAX, NAME_MAX, PATH_MAX, TocError, path_problem};
-pub(crate) use toc_codec::{display as display_path, encode_xattrs, parent as parent_path};
+pub(crate) use toc_codec::{
+    decode_metadata, display as display_path, encode_metadata, encode_xattrs, parent as parent_path,
+};
 pub use unpack::{UnpackOptions, Unpacked, Unpacker, Whiteouts};
+pub(crate) use write::fill;
 pub use write::{FinishedLayer, LayerOptions, LayerWriter};
 
 #[cfg(test)]

@@ -59,12 +59,12 @@ struct Done {
 }
 
 /// What is known when everything is written.
-pub(super) struct Finished<W> {
-    pub(super) out: Hashing<W>,
-    pub(super) frames: Vec<Frame>,
+pub(crate) struct Finished<W> {
+    pub(crate) out: Hashing<W>,
+    pub(crate) frames: Vec<Frame>,
 }
 
-pub(super) struct Pipeline<W> {
+pub(crate) struct Pipeline<W> {
     out: Hashing<W>,
     frames: Vec<Frame>,
     jobs: SyncSender<Job>,
@@ -75,7 +75,7 @@ pub(super) struct Pipeline<W> {
 }
 
 impl<W: Write> Pipeline<W> {
-    pub(super) fn new(out: W, compression: Compression, threads: usize) -> Result<Self, LayerError> {
+    pub(crate) fn new(out: W, compression: Compression, threads: usize) -> Result<Self, LayerError> {
         let threads = threads.clamp(1, THREADS_MAX);
         let (jobs, queue) = sync_channel::<Job>(IN_FLIGHT_FRAMES);
         let queue = Arc::new(Mutex::new(queue));
@@ -103,7 +103,7 @@ impl<W: Write> Pipeline<W> {
     }
 
     /// Adds the next frame of the tar.
-    pub(super) fn frame(&mut self, raw: Vec<u8>) -> Result<(), LayerError> {
+    pub(crate) fn frame(&mut self, raw: Vec<u8>) -> Result<(), LayerError> {
         if raw.is_empty() {
             return Ok(());
         }
@@ -134,7 +134,7 @@ impl<W: Write> Pipeline<W> {
     }
 
     /// Waits for everything that was added.
-    pub(super) fn finish(mut self) -> Result<Finished<W>, LayerError> {
+    pub(crate) fn finish(mut self) -> Result<Finished<W>, LayerError> {
         while !self.waiting.is_empty() {
             self.write_next()?;
         }

@@ -274,7 +274,8 @@ fn decode_kind(d: &mut Decoder<'_>) -> Result<EntryKind, DecodeError> {
     })
 }
 
-fn encode_metadata(e: &mut Encoder, metadata: &Metadata) {
+/// Appends metadata: mode, owner, group, seconds, nanoseconds, extended attributes.
+pub(crate) fn encode_metadata(e: &mut Encoder, metadata: &Metadata) {
     e.uint(metadata.mode.into()).uint(metadata.uid.into()).uint(metadata.gid.into());
     e.int(metadata.mtime.seconds).uint(metadata.mtime.nanos.into());
     encode_xattrs(e, &metadata.xattrs);
@@ -287,7 +288,8 @@ pub(crate) fn encode_xattrs(e: &mut Encoder, xattrs: &BTreeMap<Vec<u8>, Vec<u8>>
     });
 }
 
-fn decode_metadata(d: &mut Decoder<'_>) -> Result<Metadata, DecodeError> {
+/// Reads what [`encode_metadata`] wrote.
+pub(crate) fn decode_metadata(d: &mut Decoder<'_>) -> Result<Metadata, DecodeError> {
     let (mode, uid, gid) = (d.small("mode")?, d.small("owner")?, d.small("group")?);
     let mtime = Timestamp { seconds: d.int()?, nanos: d.small("time")? };
     let list = d.list(|d| Ok((d.bytes()?.to_vec(), d.bytes()?.to_vec())))?;

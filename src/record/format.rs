@@ -18,7 +18,7 @@ pub const BUNDLE_BYTES_MAX: u64 = 32 << 20;
 
 const RECORD_MAGIC: [u8; 8] = *b"xdrecord";
 const BUNDLE_MAGIC: [u8; 8] = *b"xdbundle";
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 /// Length of the seal's digest, always SHA-256.
 const SEAL: usize = 32;
 
@@ -64,6 +64,9 @@ impl Record {
         encoder.option(self.readers, |e, readers| {
             e.digest(&readers);
         });
+        encoder.list(&self.parts, |e, part| {
+            e.digest(part);
+        });
     }
 
     fn read(d: &mut Decoder<'_>) -> Result<Self, DecodeError> {
@@ -97,7 +100,20 @@ impl Record {
             _ => return Err(d.malformed("foreign")),
         };
         let readers = d.option(Decoder::digest)?;
-        Ok(Self { scope, preimage, layers, tree, created, duration_ms, builder, log, readers, foreign })
+        let parts = d.list(Decoder::digest)?;
+        Ok(Self {
+            scope,
+            preimage,
+            layers,
+            tree,
+            created,
+            duration_ms,
+            builder,
+            log,
+            readers,
+            foreign,
+            parts,
+        })
     }
 }
 
@@ -185,6 +201,7 @@ mod tests {
             log: None,
             readers: None,
             foreign: false,
+            parts: vec![Digest::of("part")],
         }
     }
 
@@ -201,15 +218,16 @@ mod tests {
         payload.extend(Digest::of("toc").as_bytes());
         payload.push(0);
         payload.extend(Digest::of("after").as_bytes());
-        payload.extend(b"\x80\xc4\x9f\xd5\x0c\x05\xd2\x09\x0fcrossdock 0.1.0\x00\x00\x00");
-        let mut expected = b"xdrecord\x02".to_vec();
+        payload.extend(b"\x80\xc4\x9f\xd5\x0c\x05\xd2\x09\x0fcrossdock 0.1.0\x00\x00\x00\x01\x00");
+        payload.extend(Digest::of("part").as_bytes());
+        let mut expected = b"xdrecord\x03".to_vec();
         expected.extend(Digest::of(&payload).as_bytes());
         expected.extend(&payload);
         assert_eq!(sample().encode(), expected);
         let bundle = Bundle { steps: vec![BundleStep { slot: "build:RUN:3".to_owned(), record: sample() }] };
         let mut inner = b"\x01\x0bbuild:RUN:3".to_vec();
         inner.extend(&payload);
-        let mut expected = b"xdbundle\x02".to_vec();
+        let mut expected = b"xdbundle\x03".to_vec();
         expected.extend(Digest::of(&inner).as_bytes());
         expected.extend(&inner);
         assert_eq!(bundle.encode(), expected);
@@ -233,8 +251,8 @@ mod tests {
     fn other_versions_and_kinds_are_told_apart() {
         let mut bytes = sample().encode();
         assert!(Bundle::decode(&bytes).is_err());
-        bytes[8] = 3;
-        assert_eq!(Record::decode(&bytes), Err(DecodeError::Version { what: "record", found: 3, known: 2 }));
+        bytes[8] = 4;
+        assert_eq!(Record::decode(&bytes), Err(DecodeError::Version { what: "record", found: 4, known: 3 }));
     }
 
     #[test]
@@ -309,6 +327,7 @@ mod tests {
             log in proptest::option::of(any_digest()),
             readers in proptest::option::of(any_digest()),
             foreign: bool,
+            parts in proptest::collection::vec(any_digest(), 0..3),
         ) -> Record {
             let mut preimage = Preimage::default();
             for (name, value) in fields {
@@ -316,7 +335,9 @@ mod tests {
             }
             let scope = scope.replace("...", "a").parse().unwrap_or_default();
             let created = Timestamp { seconds, nanos };
-            Record { scope, preimage, layers, tree, created, duration_ms, builder, log, readers, foreign }
+            Record {
+                scope, preimage, layers, tree, created, duration_ms, builder, log, readers, foreign, parts,
+            }
         }
     }
 

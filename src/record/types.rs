@@ -82,6 +82,8 @@ pub struct Record {
     /// The layers belong to an image that is somewhere else, which has their blobs: of them, only the tables of
     /// contents are in the store (the index of a base image).
     pub foreign: bool,
+    /// Other blobs that it is of no use without: those of a snapshot.
+    pub parts: Vec<Digest>,
 }
 
 impl Record {
@@ -91,14 +93,15 @@ impl Record {
     }
 
     /// The blobs that must be there for the record to be of use: every layer and its TOC; for foreign layers only
-    /// the TOC; for a traced key what was looked at and seen.
+    /// the TOC; for a traced key what was looked at and seen; every part.
     pub fn blobs(&self) -> impl Iterator<Item = Digest> + '_ {
         let layers = self
             .layers
             .iter()
             .flat_map(|layer| [(!self.foreign).then_some(layer.digest), Some(layer.toc)])
             .flatten();
-        layers.chain(self.preimage.reads().into_iter().flat_map(|(shape, values)| [shape, values]))
+        let reads = self.preimage.reads().into_iter().flat_map(|(shape, values)| [shape, values]);
+        layers.chain(reads).chain(self.parts.iter().copied())
     }
 
     /// Blobs that only tell more about it: it is of use without them.
@@ -169,6 +172,20 @@ impl BundleName {
     pub fn shapes(definition: &Preimage) -> Self {
         let mut preimage = Preimage::default();
         preimage.add("kind", "shapes").add("definition", definition.key().0);
+        Self(preimage.key().0)
+    }
+
+    /// The bundle with the snapshot of the cache mount that has this name, and nothing else.
+    pub fn cache_mount(name: &Digest) -> Self {
+        let mut preimage = Preimage::default();
+        preimage.add("kind", "cache-mount").add("name", *name);
+        Self(preimage.key().0)
+    }
+
+    /// The bundle that lists cache mounts.
+    pub fn cache_mounts() -> Self {
+        let mut preimage = Preimage::default();
+        preimage.add("kind", "cache-mounts");
         Self(preimage.key().0)
     }
 

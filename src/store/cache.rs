@@ -22,7 +22,7 @@ use super::reuse;
 use super::{BlobSource, DirectoryStore, Store, StoreError};
 use crate::digest::Digest;
 use crate::event::Events;
-use crate::record::{Bundle, BundleName, Key, Record, Scope};
+use crate::record::{Bundle, BundleName, BundleStep, Key, Record, Scope};
 
 /// TOCs up to this size are taken from a remote store. A layer of a million files has one of about 100 MB.
 const TOC_BYTES_MAX: u64 = 512 << 20;
@@ -197,6 +197,8 @@ enum Asking {
 enum Upload {
     Record(Box<Record>, Making),
     Bundle(BundleName, Scope, Bundle),
+    /// A record, and then the bundle in which it is the only one.
+    Head(BundleName, Box<Record>),
 }
 
 /// One upload; counts down when it ends, however it ends.
@@ -292,7 +294,7 @@ impl Cache {
         let scopes = &inner.options.scopes;
         let local = inner.local.find_record(key, scopes, Completeness::Tocs).ok().flatten();
         if let Some(record) = local.filter(|record| !self.lost().concerns(record)) {
-            let absent: Vec<_> = inner.local.absent_layers(&record);
+            let absent: Vec<_> = inner.local.absent_blobs(&record);
             if absent.is_empty() || self.remote_has(&absent).await {
                 return Some(Hit { record, from: Origin::Local });
             }
@@ -475,7 +477,7 @@ impl Cache {
         making: Making,
     ) -> Result<Record, StoreError> {
         let inner = &self.0;
-        let absent = inner.local.absent_layers(&record);
+        let absent = inner.local.absent_blobs(&record);
         let completeness = if !absent.is_empty() && self.remote_has(&absent).await {
             Completeness::Tocs
         } else {
@@ -523,6 +525,73 @@ impl Cache {
         let (name, scope) = (*name, self.0.options.write_scope.clone());
         self.0.local.write_bundle(&name, &scope, &bundle).await?;
         self.in_background(Upload::Bundle(name, scope, bundle));
+        Ok(())
+    }
+
+    /// The record that is the head of `name`: of the most trusted scope that has one, and of the local store's and the remote
+    /// one's the later. `None` also if what it names is gone.
+    pub async fn head(&self, name: &BundleName, asks_remote: bool) -> Option<Record> {
+        let inner = &self.0;
+        let scopes = &inner.options.scopes;
+        let first = |bundle: Bundle| {
+            let records = bundle.steps.into_iter().map(|step| step.record);
+            records.into_iter().find(|record| scopes.contains(&record.scope) && !self.lost().concerns(record))
+        };
+        let here = inner.local.read_bundle(name, scopes).await.ok().flatten().and_then(first);
+        let remote = inner.remote.as_ref().filter(|_| asks_remote);
+        let there = match remote {
+            Some(remote) => {
+                let bundle = remote.ask(remote.store().read_bundle(name, scopes)).await.flatten();
+                if let Some(bundle) = &bundle {
+                    self.keep_bundled(remote, bundle).await;
+                }
+                let bundled = |record: &Record| {
+                    let bundled = inner.bundled.lock().unwrap_or_else(PoisonError::into_inner);
+                    bundled.get(&record.key()) == Some(record)
+                };
+                bundle.and_then(first).filter(bundled)
+            }
+            None => None,
+        };
+        let rank = |record: &Record| {
+            let trust = scopes.iter().position(|scope| *scope == record.scope).unwrap_or(usize::MAX);
+            (std::cmp::Reverse(trust), record.created)
+        };
+        match (here, there) {
+            (Some(here), Some(there)) if rank(&here) < rank(&there) => Some(there),
+            (Some(here), there) => {
+                let absent = inner.local.absent_blobs(&here);
+                if absent.is_empty() || remote.is_some() && self.remote_has(&absent).await {
+                    Some(here)
+                } else {
+                    there
+                }
+            }
+            (None, there) => there,
+        }
+    }
+
+    /// Makes a record the head of `name`, here at once and, if `sends` says so, in the remote store in the background: there
+    /// it is seen when all that it names is there, and not before.
+    ///
+    /// # Errors
+    /// Only what is wrong with the local store.
+    pub async fn publish_head(
+        &self,
+        name: &BundleName,
+        record: Record,
+        sends: bool,
+    ) -> Result<(), StoreError> {
+        let inner = &self.0;
+        let absent = inner.local.absent_blobs(&record);
+        let completeness = if absent.is_empty() { Completeness::Whole } else { Completeness::Tocs };
+        inner.local.replace_record(&record, completeness)?;
+        self.lost().made_again(&record);
+        let head = Bundle { steps: vec![BundleStep { slot: String::new(), record: record.clone() }] };
+        inner.local.write_bundle(name, &record.scope, &head).await?;
+        if sends {
+            self.in_background(Upload::Head(*name, Box::new(record)));
+        }
         Ok(())
     }
 
@@ -624,6 +693,12 @@ impl Cache {
                     let sent = inner.upload(remote, &record, making.predecessor.as_ref()).await;
                     making.lease.release().await;
                     sent
+                }
+                Upload::Head(name, record) => {
+                    let sent = inner.upload(remote, &record, None).await;
+                    let scope = record.scope.clone();
+                    let head = Bundle { steps: vec![BundleStep { slot: String::new(), record: *record }] };
+                    sent && remote.send(remote.store().write_bundle(&name, &scope, &head)).await.is_some()
                 }
                 Upload::Bundle(name, scope, bundle) => {
                     remote.send(remote.store().write_bundle(&name, &scope, &bundle)).await.is_some()

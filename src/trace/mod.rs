@@ -9,6 +9,8 @@
 //!   nothing. Directories that are only walked through count too: whoever may not enter them sees it by their mode.
 //! - the first read of a file sees its whole content, and the first listing of a directory all names in it. Opening one is
 //!   not reading it.
+//! - if times are shown that follow from contents ([`TracedTree::show_times`]), who asks for a directory's attributes sees
+//!   what is in it.
 //! - a file with several names is one inode; who looks at one name sees, in the number of links, the others.
 //!
 //! It fails closed: if any question could not be answered as it should, or whoever answers died over one,
@@ -21,17 +23,24 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::exec::ServedTree;
-use crate::tree::{Look, Node, Tree};
+use crate::layer::Timestamp;
+use crate::tree::{Child, Look, Node, Tree};
 
 /// Gives the contents of a tree's files.
 pub trait Contents: Send + Sync + fmt::Debug {
     /// Fills `buffer` with the bytes of the file `node`, which is at `path`, from its byte `at` on. They are there: a file
     /// that turns out to be shorter is an error, as is one that is not what the tree says. May block.
     fn read(&self, path: &[u8], node: &Node, at: u64, buffer: &mut [u8]) -> io::Result<()>;
+}
+
+/// Says with what times a tree's nodes are shown, instead of their own.
+pub trait Times: Send + Sync + fmt::Debug {
+    /// When the node `child`, which is at `path` and has `names` names, was last modified.
+    fn shown(&self, path: &[u8], child: &Child, names: u32) -> Timestamp;
 }
 
 /// How long it may take until a mount is gone, after the last process that could use it: some milliseconds as a rule.
@@ -54,6 +63,8 @@ pub struct TracedTree {
     options: ServeOptions,
     /// Nobody looks at extended attributes where there are none: the kernel is told once.
     has_xattrs: bool,
+    /// Whoever asks for the time of a directory sees what is in it then.
+    times: OnceLock<Arc<dyn Times>>,
     failure: Mutex<Option<String>>,
     presence: Arc<Presence>,
 }
@@ -91,9 +102,18 @@ impl TracedTree {
             contents,
             options,
             has_xattrs: tree.has_xattrs(),
+            times: OnceLock::new(),
             failure: Mutex::default(),
             presence: Arc::default(),
         })
+    }
+
+    /// Shows other times than the tree's own. To be called once, before anybody asks.
+    ///
+    /// A time that follows from what a directory has in it tells that: asking for the attributes of a directory counts as
+    /// listing it then, while walking through it does not.
+    pub fn show_times(&self, times: Arc<dyn Times>) {
+        let _ = self.times.set(times);
     }
 
     /// Waits until nobody is there any more who could ask, so that all that was looked at, and all that went wrong, is

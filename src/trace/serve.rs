@@ -94,7 +94,10 @@ impl Answers {
             }
             NodeKind::Fifo => (0, 0),
         };
-        let time = time(metadata.mtime);
+        let time = time(match self.tree.times.get() {
+            Some(times) => times.shown(&inode.path, &inode.child, inode.nlink),
+            None => metadata.mtime,
+        });
         let (uid, gid) = if self.tree.options.single_id { (0, 0) } else { (metadata.uid, metadata.gid) };
         FileAttr {
             ino: INodeNo(number),
@@ -212,7 +215,10 @@ impl Filesystem for Answers {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.tree.inodes.look_up(parent.0, name.as_bytes()) {
             Some((number, inode)) => {
-                reply.entry(&FOR_EVER, &self.attributes(number, &inode), Generation(0));
+                // Who walks through a directory asks for nothing more; who wants its time is to ask.
+                let is_told_apart = self.tree.times.get().is_some() && inode.directory().is_some();
+                let known = if is_told_apart { Duration::ZERO } else { FOR_EVER };
+                reply.entry_with_ttls(&known, &FOR_EVER, &self.attributes(number, &inode), Generation(0));
             }
             None => {
                 // Inode 0 is nothing, and that is remembered.
@@ -223,9 +229,14 @@ impl Filesystem for Answers {
         self.linger();
     }
 
-    fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         match self.inode(number) {
-            Ok(inode) => reply.attr(&FOR_EVER, &self.attributes(number.0, &inode)),
+            Ok(inode) => {
+                if self.tree.times.get().is_some() && inode.directory().is_some() {
+                    inode.look_by(Look::NAMES, request.pid());
+                }
+                reply.attr(&FOR_EVER, &self.attributes(number.0, &inode));
+            }
             Err(error) => reply.error(error),
         }
     }

@@ -3,6 +3,7 @@
 
 mod ahead;
 mod layer;
+mod packs;
 mod pool;
 mod sparse;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use crate::record::Key;
 use crate::tree::Node;
 
 pub(crate) use layer::LayerFrames;
+pub(crate) use packs::PackContents;
 pub(crate) use pool::Pool;
 
 /// Why a content cannot be read.

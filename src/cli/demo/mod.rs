@@ -20,7 +20,8 @@ use super::error::{CliError, ExitStatus};
 use super::report::{Reporter, duration};
 use super::{env_vars, print};
 use crate::build::{
-    BuildOutcome, BuildRequest, ContextSource, Destination, DockerfileText, ImageFormat, NamedContext, Output,
+    BuildOutcome, BuildRequest, CacheMountOptions, ContextSource, Destination, DockerfileText, ImageFormat,
+    NamedContext, Output,
 };
 use crate::bytes::ByteSize;
 use crate::context::git::Git;
@@ -163,6 +164,7 @@ fn build(
         #[cfg(debug_assertions)]
         blind: None,
         verify_hits: None,
+        cache_mounts: CacheMountOptions::default(),
         no_cache_filter: Vec::new(),
         pull: false,
         network: Network::None,

@@ -172,11 +172,14 @@ impl EventSink for Json {
                 }
                 self.write(state, "step_finished", fields);
             }
-            Event::HitVerified { step, name, differences } => {
+            Event::HitVerified { step, name, differences, empty_mounts } => {
                 let difference = |found: &HitDifference| json!({"path": found.path, "change": found.change});
                 let differences: Vec<Value> = differences.iter().map(difference).collect();
                 let same = differences.is_empty();
-                let fields = json!({"step": step.0, "name": name, "same": same, "differences": differences});
+                let fields = json!({
+                    "step": step.0, "name": name, "same": same, "differences": differences,
+                    "empty_cache_mounts": empty_mounts,
+                });
                 self.write(state, "hit_verified", fields);
             }
             Event::Warning { message } => self.write(state, "warning", json!({"message": message})),

@@ -267,8 +267,8 @@ impl EventSink for Tty {
                     if self.colours { "warning:".yellow().bold().to_string() } else { "warning:".into() };
                 self.print(state, &format!("{label} {}", sanitize(message.as_bytes(), false)));
             }
-            Event::HitVerified { name, differences, .. } => {
-                let Some(message) = words::verified(&name, &differences) else { return };
+            Event::HitVerified { name, differences, empty_mounts, .. } => {
+                let Some(message) = words::verified(&name, &differences, empty_mounts) else { return };
                 let label =
                     if self.colours { "warning:".yellow().bold().to_string() } else { "warning:".into() };
                 self.print(state, &format!("{label} {}", sanitize(message.as_bytes(), false)));

@@ -49,14 +49,22 @@ pub(super) fn loaded(engine: &str, names: &[String]) -> String {
 }
 
 /// What is to be said of a command that was run again although its result was cached; nothing if it made the same.
-pub(super) fn verified(name: &str, differences: &[HitDifference]) -> Option<String> {
+pub(super) fn verified(name: &str, differences: &[HitDifference], empty_mounts: bool) -> Option<String> {
     let shown = differences.iter().take(DIFFERENCES_SHOWN);
     let mut paths: Vec<String> = shown.map(|found| format!("{} ({})", found.path, found.change)).collect();
     if differences.len() > paths.len() {
         paths.push(format!("{} more", differences.len() - paths.len()));
     }
     (!paths.is_empty()).then(|| {
-        format!("{name} is not deterministic: run again, it made something else of {}", paths.join(", "))
+        let (is, again) = if empty_mounts {
+            (
+                "is not deterministic, or depends on what is in its cache mounts",
+                "run again with empty cache mounts",
+            )
+        } else {
+            ("is not deterministic", "run again")
+        };
+        format!("{name} {is}: {again}, it made something else of {}", paths.join(", "))
     })
 }
 

@@ -23,9 +23,10 @@ use rustix::fd::{AsFd, OwnedFd};
 
 pub(super) use init::DEFAULT_HOSTNAME;
 pub use once::Once;
-pub(super) use rootfs::modified;
-pub(super) use supervisor::OWN_NETWORK;
+pub(super) use rootfs::{modified, mount_overlay};
+pub(super) use supervisor::{OWN_NETWORK, mount_fuse};
 
+use crate::exec::ExecError;
 use crate::exec::protocol::{INIT, MAP_IDS, ONCE, Report, SUPERVISOR, send, send_with};
 
 /// Runs the helper that `args` (without the program's name) asks for; `None` if they are for somebody else.
@@ -44,7 +45,7 @@ pub fn helper_main(args: &[OsString]) -> Option<ExitCode> {
 
 /// Why the sandbox cannot be set up.
 #[derive(Debug)]
-struct SetupError {
+pub(super) struct SetupError {
     what: String,
     reason: String,
     advice: Option<String>,
@@ -58,6 +59,11 @@ impl SetupError {
     fn with_advice(mut self, advice: &str) -> Self {
         self.advice = Some(advice.to_owned());
         self
+    }
+
+    /// For who is no helper.
+    pub(super) fn into_exec(self) -> ExecError {
+        ExecError::Setup { what: self.what, reason: self.reason, advice: self.advice }
     }
 }
 

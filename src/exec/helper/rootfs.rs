@@ -23,7 +23,7 @@ const MAX_LOWERS: usize = 500;
 
 /// Mounts an overlay of `lowers` (topmost first) at `at`, with `upper` and `work` or read-only. `names` is an
 /// empty directory for short names, because all paths must fit into one page of mount options.
-pub(super) fn mount_overlay(
+pub(in crate::exec) fn mount_overlay(
     at: &Path,
     lowers: &[PathBuf],
     writable: Option<(&Path, &Path)>,

@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, OsString};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -50,6 +50,14 @@ fn run(channel: &Channel, own_network: bool, served: &[&OsString]) -> Result<Opt
 
 /// Mounts a tree that the executor serves, and gives it the device.
 fn mount_served(number: usize, place: &Path, channel: &Channel) -> Result<(), SetupError> {
+    let device = mount_fuse(place)?;
+    channel
+        .hand_over(&Report::Mounted(number), &device)
+        .doing(|| "handing over the files that the step starts from")
+}
+
+/// Mounts files that whoever has the device answers for.
+pub(in crate::exec) fn mount_fuse(place: &Path) -> Result<OwnedFd, SetupError> {
     let what = || "mounting the files that the step starts from";
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let device = rustix::fs::open("/dev/fuse", flags, Mode::empty()).doing(|| "opening /dev/fuse")?;
@@ -58,7 +66,7 @@ fn mount_served(number: usize, place: &Path, channel: &Channel) -> Result<(), Se
     let options = CString::new(options).doing(what)?;
     let flags = MountFlags::RDONLY | MountFlags::NOATIME | MountFlags::NODEV;
     rustix::mount::mount("crossdock", place, "fuse", flags, options.as_c_str()).doing(what)?;
-    channel.hand_over(&Report::Mounted(number), &device).doing(what)
+    Ok(device)
 }
 
 fn unshare(own_network: bool) -> Result<(), SetupError> {

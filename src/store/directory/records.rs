@@ -15,7 +15,7 @@ const ATTEMPTS: u32 = 3;
 pub(in crate::store) enum Completeness {
     /// Every blob.
     Whole,
-    /// The TOCs: the layers are in a remote store.
+    /// The TOCs: the layers, and parts, are in a remote store.
     Tocs,
 }
 
@@ -127,7 +127,7 @@ impl DirectoryStore {
         record: &Record,
         completeness: Completeness,
     ) -> Option<crate::digest::Digest> {
-        record.layers.iter().find_map(|layer| {
+        let layer = record.layers.iter().find_map(|layer| {
             if !self.has_blob(&layer.toc) {
                 return Some(layer.toc);
             }
@@ -135,13 +135,18 @@ impl DirectoryStore {
                 || completeness == Completeness::Tocs
                 || self.is_stored(&layer.digest, layer.size);
             (!whole).then_some(layer.digest)
-        })
+        });
+        let is_missing =
+            |part: &&crate::digest::Digest| completeness == Completeness::Whole && !self.has_blob(part);
+        layer.or_else(|| record.parts.iter().find(is_missing).copied())
     }
 
-    /// The layers of a record that are not here, or damaged visibly.
-    pub(in crate::store) fn absent_layers(&self, record: &Record) -> Vec<crate::digest::Digest> {
+    /// The layers and parts of a record that are not here, or damaged visibly.
+    pub(in crate::store) fn absent_blobs(&self, record: &Record) -> Vec<crate::digest::Digest> {
         let layers = record.own_layers().iter();
-        layers.filter(|layer| !self.is_stored(&layer.digest, layer.size)).map(|layer| layer.digest).collect()
+        let layers = layers.filter(|layer| !self.is_stored(&layer.digest, layer.size));
+        let parts = record.parts.iter().filter(|part| !self.has_blob(part)).copied();
+        layers.map(|layer| layer.digest).chain(parts).collect()
     }
 
     fn new_record(

@@ -40,6 +40,7 @@ pub(crate) fn sample(name: &str) -> (Record, [Bytes; 2]) {
         log: None,
         readers: None,
         foreign: false,
+        parts: Vec::new(),
     };
     (record, [layer, toc])
 }

@@ -111,7 +111,7 @@ setfattr -n user.note -v 'a note' a/text
 setfattr -n user.empty a/b
 /usr/bin/touch -d '2001-02-03 04:05:06.123456789' full/same
 /usr/bin/touch -h -d '1999-12-31 23:59:59' a/link
-/usr/bin/touch -d '2030-01-01 00:00:00' plain
+/usr/bin/touch -d '2020-01-01 00:00:00' plain
 /usr/bin/touch -d '2002-02-02 02:02:02' a/b/empty
 "#;
 
@@ -176,6 +176,25 @@ fn a_fresh_runner_finds_the_mount_as_it_was() {
         assert_same(&told(runner, "rest").0, &changed);
     }
     runners.lab.context.verify_store(runners.stored());
+}
+
+/// Nothing in a mount is later than the step that left it: what comes next must be newer than everything there.
+#[test]
+fn a_time_in_the_future_is_brought_back() {
+    let runners = Runners::small();
+    let step = |command: &str| {
+        format!(
+            "FROM tools AS work\nCOPY source /\nARG ROUND\nRUN --mount=type=cache,target=/m {command}\n\
+            FROM scratch\nCOPY --from=work /order /\n"
+        )
+    };
+    runners.lab.file("source", "1");
+    let make = step("cat /source > /order; /usr/bin/touch -d 2100-01-01 /m/made");
+    assert_eq!(content(&runners.result(runners.build("one", &make)), "order"), "1");
+    let look = step("if [ /source -nt /m/made ]; then echo newer; else echo older; fi > /order");
+    assert_eq!(content(&runners.result(runners.build("two", &look)), "order"), "older\n");
+    runners.lab.file("source", "2");
+    assert_eq!(content(&runners.result(runners.build("three", &look)), "order"), "newer\n");
 }
 
 #[track_caller]

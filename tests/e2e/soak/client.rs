@@ -195,6 +195,7 @@ fn record(seed: u64) -> Record {
         log: None,
         readers: None,
         foreign: false,
+        parts: Vec::new(),
     }
 }
 

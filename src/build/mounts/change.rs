@@ -1,0 +1,150 @@
+//! What a snapshot becomes when something in it is changed.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::layer::Metadata;
+use crate::snapshot::{Entry, EntryKind, Extent, Snapshot};
+
+/// Something in a mount.
+#[derive(Debug, Clone)]
+pub(super) struct Item {
+    pub(super) metadata: Metadata,
+    /// Hours since the Unix epoch.
+    pub(super) used: u32,
+    /// What it is: no hard link.
+    pub(super) kind: EntryKind,
+    /// What it shares with the other names of the same file.
+    pub(super) group: Option<u64>,
+}
+
+impl Item {
+    /// How many bytes it has.
+    pub(super) fn size(&self) -> u64 {
+        match self.kind {
+            EntryKind::File { size, .. } => size,
+            _ => 0,
+        }
+    }
+
+    pub(super) fn extents(&self) -> &[Extent] {
+        match &self.kind {
+            EntryKind::File { extents, .. } => extents,
+            _ => &[],
+        }
+    }
+}
+
+/// Everything in a mount, by path: with NUL, which is in no path, for the slash, so that what is in a directory follows it.
+#[derive(Debug, Default)]
+pub(super) struct Items {
+    items: BTreeMap<Vec<u8>, Item>,
+    groups: u64,
+}
+
+impl Items {
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
+        let mut items = Self::default();
+        let mut groups: HashMap<&[u8], u64> = HashMap::new();
+        for entry in &snapshot.entries {
+            if let EntryKind::HardLink { target } = &entry.kind {
+                let next = items.groups;
+                let group = *groups.entry(target).or_insert(next);
+                items.groups = items.groups.max(group + 1);
+                let first = items.items.get_mut(&key(target)).map(|first| {
+                    first.group = Some(group);
+                    first.clone()
+                });
+                // A snapshot has no link to nothing.
+                if let Some(first) = first {
+                    items.items.insert(key(&entry.path), first);
+                }
+                continue;
+            }
+            let item = Item {
+                metadata: entry.metadata.clone(),
+                used: entry.used,
+                kind: entry.kind.clone(),
+                group: None,
+            };
+            items.items.insert(key(&entry.path), item);
+        }
+        items
+    }
+
+    /// The items by path, parents first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Vec<u8>, &Item)> {
+        self.items.iter().map(|(key, item)| (path(key), item))
+    }
+
+    pub(super) fn get(&self, path: &[u8]) -> Option<&Item> {
+        self.items.get(&key(path))
+    }
+
+    pub(super) fn get_mut(&mut self, path: &[u8]) -> Option<&mut Item> {
+        self.items.get_mut(&key(path))
+    }
+
+    /// A number that no group has.
+    pub(super) fn new_group(&mut self) -> u64 {
+        self.groups += 1;
+        self.groups - 1
+    }
+
+    pub(super) fn insert(&mut self, path: &[u8], item: Item) {
+        if !matches!(item.kind, EntryKind::Directory) {
+            self.remove_children(path);
+        }
+        self.items.insert(key(path), item);
+    }
+
+    /// Removes a path and what is in it.
+    pub(super) fn remove(&mut self, path: &[u8]) {
+        self.remove_children(path);
+        self.items.remove(&key(path));
+    }
+
+    /// Removes what is in a directory.
+    pub(super) fn remove_children(&mut self, path: &[u8]) {
+        let mut first = key(path);
+        if first.is_empty() {
+            self.items.retain(|key, _| key.is_empty());
+            return;
+        }
+        first.push(0);
+        let mut beyond = first.clone();
+        if let Some(last) = beyond.last_mut() {
+            *last = 1;
+        }
+        let inside: Vec<Vec<u8>> = self.items.range(first..beyond).map(|(key, _)| key.clone()).collect();
+        for key in inside {
+            self.items.remove(&key);
+        }
+    }
+
+    /// As a snapshot lists them.
+    pub(super) fn into_entries(self) -> Vec<Entry> {
+        let mut firsts: HashMap<u64, Vec<u8>> = HashMap::new();
+        let entry = |(key, item): (Vec<u8>, Item)| {
+            let path = path(&key);
+            let mut kind = item.kind;
+            if let Some(group) = item.group {
+                match firsts.get(&group) {
+                    Some(first) => kind = EntryKind::HardLink { target: first.clone() },
+                    None => {
+                        firsts.insert(group, path.clone());
+                    }
+                }
+            }
+            Entry { path, metadata: item.metadata, used: item.used, kind }
+        };
+        self.items.into_iter().map(entry).collect()
+    }
+}
+
+fn key(path: &[u8]) -> Vec<u8> {
+    path.iter().map(|byte| if *byte == b'/' { 0 } else { *byte }).collect()
+}
+
+fn path(key: &[u8]) -> Vec<u8> {
+    key.iter().map(|byte| if *byte == 0 { b'/' } else { *byte }).collect()
+}

@@ -1,0 +1,448 @@
+//! What steps left in a mount becomes a snapshot.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::runtime::Handle;
+
+use super::change::{Item, Items};
+use super::live::Live;
+use super::{CacheMountStores, Ending, MountName, Saw};
+use crate::build::engine::Engine;
+use crate::build::error::BuildError;
+use crate::digest::Digest;
+use crate::event::Event;
+use crate::layer::{
+    Changed, ChangedKind, DiffOptions, Lower as _, Metadata, Timestamp, open_changed, upper_changes,
+};
+use crate::record::{BundleName, BundleStep, Preimage, Record};
+use crate::snapshot::{
+    ChunkIndex, EntryKind, INDEX_BYTES_MAX, Ledger, PackSink, Sight, Snapshot, Writer, merge_index,
+};
+use crate::store::{BlobSource, Store as _};
+use crate::trace::Contents as _;
+use crate::tree::Look;
+
+/// Threads that compress: the build goes on beside.
+const THREADS: usize = 2;
+
+/// Of less than this it is not worth finding out whether it is stored already.
+const WORTH_COMPARING: u64 = 1 << 20;
+
+/// As many parts has the list of chunks before they are put together.
+const INDEX_PARTS_MAX: usize = 8;
+
+/// More packs than this are put together if they are small.
+const PACKS_MAX: usize = 32;
+
+/// A pack that is smaller than this is small: bytes, uncompressed.
+const PACK_SMALL: u64 = 1 << 20;
+
+/// So much is written anew at once, so that packs which are mostly dead do not stay for ever.
+const REWRITTEN_MAX: u64 = 64 << 20;
+
+/// What was used is noted at least so often, also if nothing was changed: hours.
+const USE_NOTED: u32 = 7 * 24;
+
+/// Of the largest size a mount keeps so much when it has become larger: percent.
+const KEPT: u64 = 90;
+
+/// Stores what has become of a mount. What goes wrong is said, and the mount is then as it was before.
+pub(super) async fn commit(engine: &Engine, live: Arc<Live>, uses: Vec<(Ending, Saw)>) {
+    let is_broken = uses.iter().any(|(ending, _)| matches!(ending, Ending::Broken));
+    if live.options.stores == CacheMountStores::Off || is_broken || live.failure().is_some() {
+        return;
+    }
+    let name = live.name.clone();
+    let handle = Handle::current();
+    let committing = {
+        let engine = engine.clone();
+        move || Committing { engine: &engine, handle: &handle, live: &live }.commit(&uses)
+    };
+    if let Err(error) = engine.blocking(committing).await {
+        let error = crate::hint::with_causes(&error);
+        let message = format!("what is new in the cache mount {} is not kept: {error}", name.id);
+        engine.events.emit(Event::Warning { message });
+    }
+}
+
+struct Committing<'c> {
+    engine: &'c Engine,
+    handle: &'c Handle,
+    live: &'c Live,
+}
+
+impl Committing<'_> {
+    fn commit(&self, uses: &[(Ending, Saw)]) -> Result<(), BuildError> {
+        let failed = |error| BuildError::cache("looking at what was changed", error);
+        let started = Instant::now();
+        let now = self.engine.now();
+        let upper = File::open(&self.live.upper)
+            .map_err(|error| BuildError::cache("looking at what was changed", error))?;
+        let options = DiffOptions {
+            whiteouts: crate::build::layers::whiteouts(self.engine.ownership),
+            clamp: Some(now),
+            single_id: self.engine.ownership.single_id,
+            every_directory: true,
+            ..DiffOptions::default()
+        };
+        let changes = upper_changes(&upper, &*self.live.tree, &options).map_err(failed)?;
+        let used = hours(now);
+        let looked = self.looked();
+        let is_noted = |item: &Item| used.saturating_sub(item.used) < USE_NOTED;
+        let mut items = self.live.head.as_ref().map(|head| Items::of(&head.snapshot)).unwrap_or_default();
+        let is_changed = changes.iter().any(|change| self.is_change(change));
+        if !is_changed && looked.iter().all(|path| items.get(path).is_none_or(is_noted)) {
+            return Ok(());
+        }
+        for path in looked {
+            if let Some(item) = items.get_mut(&path) {
+                item.used = used;
+            }
+        }
+        let doomed = self.doomed(&items);
+        let known = self.known_chunks(&changes, &doomed)?;
+        let packs = self.live.head.as_ref().map(|head| head.snapshot.packs.clone()).unwrap_or_default();
+        let sink = Sink { engine: self.engine, handle: self.handle };
+        let mut writer = Writer::new(packs, known.chunks, THREADS, sink);
+        Self::apply(&mut items, changes, &upper, used, &mut writer)?;
+        self.rewrite(&mut items, &doomed, &mut writer)?;
+        evict(&mut items, self.live.options.size_max);
+        let written = writer.finish().map_err(failed_to_store)?;
+        let mut index = known.parts;
+        if let Some(part) = written.index {
+            index.push(self.store(part)?);
+        }
+        let files = items.iter().filter(|(_, item)| item.size() > 0).count();
+        let size = items.iter().map(|(_, item)| item.size()).sum();
+        let mut snapshot = Snapshot { packs: written.packs, index, entries: items.into_entries() };
+        snapshot.drop_unused_packs();
+        let toc = self.store(snapshot.encode().map_err(failed_to_store)?)?;
+        let ledger = self.ledger(uses, now).encode().map_err(failed_to_store)?;
+        let ledger = self.store(ledger)?;
+        let mut preimage = Preimage::default();
+        preimage
+            .add("kind", "cache-mount")
+            .add("id", self.live.name.id.as_str())
+            .add("name", self.live.name.digest)
+            .add("snapshot", toc)
+            .add("ledger", ledger);
+        let record = self.engine.record(preimage, Vec::new(), toc, now, started);
+        let parts = [toc, ledger].into_iter().chain(snapshot.blobs()).collect();
+        let record = Record { parts, ..record };
+        let sends = self.live.options.stores == CacheMountStores::Remote
+            && uses.iter().all(|(ending, _)| matches!(ending, Ending::Done));
+        let published = self.handle.block_on(async {
+            let name = BundleName::cache_mount(&self.live.name.digest);
+            self.engine.cache.publish_head(&name, record.clone(), sends).await?;
+            list(self.engine, &self.live.name, &record, (files, size), sends).await
+        });
+        published.map_err(|error| BuildError::cache("storing a snapshot", error))
+    }
+
+    /// The files of the snapshot that somebody looked at.
+    fn looked(&self) -> Vec<Vec<u8>> {
+        let looks = self.live.traced.looks();
+        looks.into_iter().filter(|(_, look)| look.has(Look::NODE)).map(|(path, _)| path).collect()
+    }
+
+    /// Whether something is not as it was. A directory also is if something in it came and went.
+    fn is_change(&self, change: &Changed) -> bool {
+        match change.kind {
+            ChangedKind::Directory { opaque: false, .. } => {
+                if change.path.is_empty() && self.live.head.is_none() {
+                    let Metadata { mode, uid, gid, .. } = change.metadata;
+                    return (mode, uid, gid) != self.live.root;
+                }
+                self.live.tree.directory(&change.path) != Some(&change.metadata)
+            }
+            _ => true,
+        }
+    }
+
+    /// Packs that are to be written anew: what is alive of them is less than half, or they are many and small.
+    fn doomed(&self, items: &Items) -> HashSet<u32> {
+        let Some(head) = &self.live.head else { return HashSet::new() };
+        let mut left = REWRITTEN_MAX;
+        let too_many = head.snapshot.packs.len() > PACKS_MAX;
+        let packs = (0..).zip(head.snapshot.packs.iter().zip(head.snapshot.alive()));
+        let mut doomed: HashSet<u32> = packs
+            .filter(|(_, (pack, alive))| {
+                let is_dead = alive * 2 < pack.raw_size() || too_many && pack.raw_size() < PACK_SMALL;
+                is_dead && left.checked_sub(*alive).map(|rest| left = rest).is_some()
+            })
+            .map(|(number, _)| number)
+            .collect();
+        // A file is written as a whole, and may have more in other packs.
+        let mut bytes = 0_u64;
+        for (_, item) in items.iter() {
+            let is_concerned =
+                |extent: &crate::snapshot::Extent| extent.pack.is_some_and(|pack| doomed.contains(&pack));
+            if item.extents().iter().any(is_concerned) {
+                bytes += item.size();
+            }
+        }
+        if bytes > 2 * REWRITTEN_MAX {
+            doomed.clear();
+        }
+        doomed
+    }
+
+    /// What is known of the chunks that are stored.
+    fn known_chunks(&self, changes: &[Changed], doomed: &HashSet<u32>) -> Result<KnownChunks, BuildError> {
+        let Some(head) = &self.live.head else { return Ok(KnownChunks::default()) };
+        let size = |change: &Changed| match change.kind {
+            ChangedKind::File { size, .. } => size,
+            _ => 0,
+        };
+        let new: u64 = changes.iter().map(size).sum();
+        let parts = head.snapshot.index.clone();
+        let is_long = parts.len() >= INDEX_PARTS_MAX;
+        if new < WORTH_COMPARING && !is_long && doomed.is_empty() {
+            return Ok(KnownChunks { parts, ..KnownChunks::default() });
+        }
+        let read =
+            |digest: &Digest| self.handle.block_on(self.engine.cache.read_blob(digest, INDEX_BYTES_MAX));
+        // What is not there any more is stored again.
+        let bytes: Vec<Vec<u8>> = parts.iter().filter_map(read).map(|bytes| bytes.to_vec()).collect();
+        let alive = (0..).zip(&head.snapshot.packs).filter(|(number, _)| !doomed.contains(number));
+        let alive: HashSet<Digest> = alive.map(|(_, pack)| pack.digest).collect();
+        let merged = merge_index(&bytes, |pack| alive.contains(pack)).map_err(failed_to_store)?;
+        let mut chunks = ChunkIndex::default();
+        chunks.add_part(&merged).map_err(failed_to_store)?;
+        let parts = if is_long || !doomed.is_empty() { vec![self.store(merged)?] } else { parts };
+        Ok(KnownChunks { parts, chunks })
+    }
+
+    /// Brings the items up to date with what was changed.
+    fn apply(
+        items: &mut Items,
+        changes: Vec<Changed>,
+        upper: &File,
+        used: u32,
+        writer: &mut Writer<Sink<'_>>,
+    ) -> Result<(), BuildError> {
+        let mut groups: HashMap<(u64, u64), (u64, Item)> = HashMap::new();
+        for Changed { path, metadata, kind } in changes {
+            let mut group = None;
+            let kind = match kind {
+                ChangedKind::Whiteout => {
+                    items.remove(&path);
+                    continue;
+                }
+                ChangedKind::Directory { opaque, .. } => {
+                    if opaque {
+                        items.remove_children(&path);
+                    }
+                    EntryKind::Directory
+                }
+                ChangedKind::File { size, inode } => {
+                    if let Some((_, first)) = inode.and_then(|inode| groups.get(&inode)) {
+                        let first = first.clone();
+                        items.insert(&path, first);
+                        continue;
+                    }
+                    let mut content = open_changed(upper, &path)
+                        .map_err(|error| BuildError::cache("reading what was changed", error))?;
+                    let extents = writer.file(&path, size, &mut content).map_err(failed_to_store)?;
+                    let kind = EntryKind::File { size, extents };
+                    if let Some(inode) = inode {
+                        let number = items.new_group();
+                        group = Some(number);
+                        let item = Item { metadata: metadata.clone(), used, kind: kind.clone(), group };
+                        groups.insert(inode, (number, item));
+                    }
+                    kind
+                }
+                ChangedKind::Symlink(target) => EntryKind::Symlink { target },
+                ChangedKind::CharDevice(major, minor) => EntryKind::CharDevice { major, minor },
+                ChangedKind::BlockDevice(major, minor) => EntryKind::BlockDevice { major, minor },
+                ChangedKind::Fifo => EntryKind::Fifo,
+            };
+            items.insert(&path, Item { metadata, used, kind, group });
+        }
+        Ok(())
+    }
+
+    /// Stores the files anew that are in packs which are to go.
+    fn rewrite(
+        &self,
+        items: &mut Items,
+        doomed: &HashSet<u32>,
+        writer: &mut Writer<Sink<'_>>,
+    ) -> Result<(), BuildError> {
+        let is_doomed = |item: &Item| {
+            item.extents().iter().any(|extent| extent.pack.is_some_and(|pack| doomed.contains(&pack)))
+        };
+        let paths: Vec<Vec<u8>> =
+            items.iter().filter(|(_, item)| is_doomed(item)).map(|(path, _)| path).collect();
+        for path in paths {
+            let Some(node) = self.live.tree.get(&path).map(|node| node.node.clone()) else { continue };
+            let mut reader = SnapshotFile { live: self.live, path: &path, node: &node, at: 0 };
+            let extents = writer.file(&path, node.size(), &mut reader).map_err(failed_to_store)?;
+            if let Some(item) = items.get_mut(&path) {
+                item.kind = EntryKind::File { size: node.size(), extents };
+            }
+        }
+        Ok(())
+    }
+
+    /// What the next steps are to know about times.
+    fn ledger(&self, uses: &[(Ending, Saw)], now: Timestamp) -> Ledger {
+        let mut ledger = self.live.head.as_ref().map(|head| head.ledger.clone()).unwrap_or_default();
+        ledger.is_partial |= self.live.is_seeded;
+        let mut before: BTreeMap<&[u8], Sight> = BTreeMap::new();
+        for (_, saw) in uses {
+            let Saw::Times(times, seen) = saw else {
+                ledger.is_partial = true;
+                continue;
+            };
+            times.note(&mut ledger, seen);
+            for (path, sight) in &**seen {
+                // Two steps at once saw different things: whatever comes next is something else.
+                match before.get(&path[..]) {
+                    Some(other) if other.identity != sight.identity => {
+                        ledger.sights.insert(path.clone(), Sight { identity: [0; 16], time: now });
+                    }
+                    _ => {
+                        before.insert(path, *sight);
+                    }
+                }
+            }
+        }
+        ledger
+    }
+
+    fn store(&self, bytes: Vec<u8>) -> Result<Digest, BuildError> {
+        let digest = Digest::of(&bytes);
+        let stored = self.engine.cache.local().write_blob(&digest, BlobSource::Bytes(bytes.into()));
+        self.handle.block_on(stored).map_err(|error| BuildError::cache("storing a snapshot", error))?;
+        Ok(digest)
+    }
+}
+
+#[derive(Default)]
+struct KnownChunks {
+    /// The blobs that say so.
+    parts: Vec<Digest>,
+    chunks: ChunkIndex,
+}
+
+fn failed_to_store(error: impl std::error::Error + Send + Sync + 'static) -> BuildError {
+    BuildError::cache("storing what was changed", error)
+}
+
+/// Removes the files that were not used for the longest time, until the rest is small enough.
+fn evict(items: &mut Items, max: u64) {
+    let size = |items: &Items| -> u64 {
+        let mut counted = HashSet::new();
+        items
+            .iter()
+            .filter(|(_, item)| item.group.is_none_or(|group| counted.insert(group)))
+            .map(|(_, item)| item.size())
+            .sum()
+    };
+    let mut left = size(items);
+    if left <= max {
+        return;
+    }
+    let mut files: Vec<(u32, Vec<u8>, u64)> = items
+        .iter()
+        .filter(|(_, item)| item.size() > 0)
+        .map(|(path, item)| (item.used, path, item.size()))
+        .collect();
+    files.sort();
+    let enough = max / 100 * KEPT;
+    for (_, path, size) in files {
+        if left <= enough {
+            return;
+        }
+        items.remove(&path);
+        left = left.saturating_sub(size);
+    }
+}
+
+/// Puts a mount into the list of all mounts, for people.
+pub(super) async fn list(
+    engine: &Engine,
+    name: &MountName,
+    record: &Record,
+    (files, size): (usize, u64),
+    sends: bool,
+) -> Result<(), crate::store::StoreError> {
+    let mut preimage = Preimage::default();
+    preimage
+        .add("kind", "cache-mount-listed")
+        .add("id", name.id.as_str())
+        .add("name", name.digest)
+        .add("files", files as u64)
+        .add("size", size);
+    let listed = Record { preimage, parts: Vec::new(), ..record.clone() };
+    let place = BundleName::cache_mounts();
+    let scope = engine.cache.write_scope().clone();
+    let known = if sends { engine.cache.bundle(&place).await } else { None };
+    let known = match known {
+        Some(known) => Some(known),
+        None => engine.cache.local().read_bundle(&place, std::slice::from_ref(&scope)).await?,
+    };
+    let mut bundle = known.unwrap_or_default();
+    let slot = name.digest.hex();
+    bundle.steps.retain(|step| step.slot != slot && step.record.scope == scope);
+    bundle.steps.insert(0, BundleStep { slot, record: listed });
+    bundle.steps.truncate(LISTED_MAX);
+    if sends {
+        engine.cache.publish_bundle(&place, bundle).await
+    } else {
+        engine.cache.local().write_bundle(&place, &scope, &bundle).await
+    }
+}
+
+/// So many mounts are listed.
+const LISTED_MAX: usize = 1000;
+
+/// Puts packs into the local store.
+struct Sink<'s> {
+    engine: &'s Engine,
+    handle: &'s Handle,
+}
+
+impl PackSink for Sink<'_> {
+    type Out = io::BufWriter<tempfile::NamedTempFile>;
+
+    fn begin(&mut self) -> io::Result<Self::Out> {
+        self.engine.cache.local().tmp_file().map(io::BufWriter::new).map_err(io::Error::other)
+    }
+
+    fn finish(&mut self, out: Self::Out, digest: &Digest, _: u64) -> io::Result<()> {
+        let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let source = BlobSource::File(file.path().to_owned());
+        let stored = self.engine.cache.local().write_blob(digest, source);
+        self.handle.block_on(stored).map(drop).map_err(io::Error::other)
+    }
+}
+
+/// A file of the snapshot that the mount began with.
+struct SnapshotFile<'f> {
+    live: &'f Live,
+    path: &'f [u8],
+    node: &'f crate::tree::Node,
+    at: u64,
+}
+
+impl io::Read for SnapshotFile<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.node.size() - self.at).unwrap_or(usize::MAX);
+        let count = left.min(buffer.len());
+        self.live.contents.read(self.path, self.node, self.at, &mut buffer[..count])?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+/// Hours since the Unix epoch.
+fn hours(time: Timestamp) -> u32 {
+    u32::try_from(time.seconds / 3600).unwrap_or(0)
+}

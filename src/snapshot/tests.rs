@@ -1,0 +1,414 @@
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::layer::{Encoding, Timestamp};
+use crate::tree::Tree;
+
+/// Keeps packs in memory.
+#[derive(Debug, Default)]
+struct Packs(RefCell<HashMap<Digest, Vec<u8>>>);
+
+impl PackSink for &Packs {
+    type Out = Vec<u8>;
+
+    fn begin(&mut self) -> io::Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
+    fn finish(&mut self, out: Vec<u8>, digest: &Digest, size: u64) -> io::Result<()> {
+        assert_eq!((Digest::of(&out), out.len() as u64), (*digest, size));
+        self.0.borrow_mut().insert(*digest, out);
+        Ok(())
+    }
+}
+
+impl Packs {
+    /// What extents stand for.
+    fn read(&self, packs: &[Pack], extents: &[Extent]) -> Vec<u8> {
+        let mut content = Vec::new();
+        for extent in extents {
+            let Some(place) = extent.pack else {
+                content.resize(content.len() + extent.length as usize, 0);
+                continue;
+            };
+            let pack = &packs[place as usize];
+            let bytes = self.0.borrow()[&pack.digest].clone();
+            let (mut raw, mut at) = (Vec::new(), 0);
+            for frame in &pack.frames {
+                let piece = bytes[at..at + frame.size as usize].to_vec();
+                assert!(frame.id.matches(&piece) && frame.raw_size <= 1 << 20);
+                raw.extend(frame.decode(Encoding::Zstd, piece).unwrap());
+                at += frame.size as usize;
+            }
+            assert_eq!(at, bytes.len());
+            content.extend(&raw[extent.offset as usize..][..extent.length as usize]);
+        }
+        content
+    }
+}
+
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+/// Extents of each file, packs, index part, new bytes.
+type Stored = (Vec<Vec<Extent>>, Vec<Pack>, Option<Vec<u8>>, u64);
+
+fn write(packs: &Packs, before: Vec<Pack>, known: ChunkIndex, files: &[&[u8]]) -> Stored {
+    let mut writer = Writer::new(before, known, 2, packs);
+    let extents =
+        files.iter().map(|file| writer.file(b"file", file.len() as u64, &mut &file[..]).unwrap()).collect();
+    let Written { packs, index, new_bytes, .. } = writer.finish().unwrap();
+    (extents, packs, index, new_bytes)
+}
+
+fn entry(path: &str, kind: EntryKind) -> Entry {
+    let mtime = Timestamp { seconds: 1_700_000_000, nanos: 5 };
+    let metadata = Metadata { mode: 0o644, uid: 1, gid: 2, mtime, xattrs: BTreeMap::new() };
+    Entry { path: path.as_bytes().to_vec(), metadata, used: 470_000, kind }
+}
+
+fn sample() -> Snapshot {
+    let frame = |name: &str, raw_size, size| Frame { id: Digest::of(name), raw_size, size };
+    let pack =
+        Pack { digest: Digest::of("pack"), size: 70, frames: vec![frame("a", 300, 30), frame("b", 200, 40)] };
+    let extents = vec![
+        Extent { pack: Some(0), offset: 10, length: 300 },
+        Extent { pack: None, offset: 0, length: 5000 },
+    ];
+    let file = EntryKind::File { size: 5300, extents };
+    Snapshot {
+        packs: vec![pack],
+        index: vec![Digest::of("index")],
+        entries: vec![
+            entry("", EntryKind::Directory),
+            entry("a", EntryKind::Directory),
+            entry("a/file", file),
+            entry("a-link", EntryKind::HardLink { target: b"a/file".to_vec() }),
+        ],
+    }
+}
+
+/// The bytes are put together by hand, from the page that describes them.
+#[test]
+fn golden_bytes() {
+    let mut payload = b"\x01\x00".to_vec();
+    payload.extend(Digest::of("pack").as_bytes());
+    payload.extend(b"\x02\x00");
+    payload.extend(Digest::of("a").as_bytes());
+    payload.extend(b"\xac\x02\x1e\x00");
+    payload.extend(Digest::of("b").as_bytes());
+    payload.extend(b"\xc8\x01\x28\x01\x00");
+    payload.extend(Digest::of("index").as_bytes());
+    payload.push(4);
+    let metadata = b"\xa4\x03\x01\x02\x80\xc4\x9f\xd5\x0c\x05\x00\xf0\xd7\x1c";
+    payload.extend(b"\x00\x00");
+    payload.extend(metadata);
+    payload.extend(b"\x00\x00\x01a");
+    payload.extend(metadata);
+    payload.extend(b"\x00\x01\x05/file");
+    payload.extend(metadata);
+    payload.extend(b"\x01\xb4\x29\x02\x01\x0a\xac\x02\x00\x00\x88\x27\x01\x05-link");
+    payload.extend(metadata);
+    payload.extend(b"\x02\x06a/file");
+    let encoded = sample().encode().unwrap();
+    let head =
+        [&b"crossdock-snapshot\n\x01"[..], &[payload.len() as u8 & 0x7f | 0x80, (payload.len() >> 7) as u8]]
+            .concat();
+    assert_eq!(encoded[..head.len()], head);
+    assert_eq!(zstd::decode_all(&encoded[head.len()..]).unwrap(), payload);
+    assert_eq!(Snapshot::decode(&encoded).unwrap(), sample());
+
+    let mut ledger = Ledger { is_partial: true, ..Ledger::default() };
+    let time = Timestamp { seconds: -1, nanos: 7 };
+    ledger.sights.insert(b"src/a".to_vec(), Sight { identity: [3; 16], time });
+    ledger.sights.insert(b"src/b".to_vec(), Sight { identity: [4; 16], time });
+    let payload =
+        [&b"\x01\x02\x00\x05src/a\x10"[..], &[3; 16], b"\x01\x07", b"\x04\x01b\x10", &[4; 16], b"\x01\x07"]
+            .concat();
+    let encoded = ledger.encode().unwrap();
+    let head = [&b"crossdock-ledger\n\x01"[..], &[payload.len() as u8]].concat();
+    assert_eq!(encoded[..head.len()], head);
+    assert_eq!(zstd::decode_all(&encoded[head.len()..]).unwrap(), payload);
+    assert_eq!(Ledger::decode(&encoded).unwrap(), ledger);
+
+    let packs = Packs::default();
+    let (_, written, index, _) = write(&packs, Vec::new(), ChunkIndex::default(), &[b"chunk"]);
+    let expected = [
+        &b"crossdock-chunks\n\x01\x01\x00"[..],
+        written[0].digest.as_bytes(),
+        b"\x01\x00",
+        Digest::of("chunk").as_bytes(),
+        b"\x05",
+    ]
+    .concat();
+    assert_eq!(index.unwrap(), expected);
+}
+
+/// Where large files are cut is part of the format.
+#[test]
+fn golden_chunks() {
+    let data = noise(1, 1 << 20);
+    let mut ends = Vec::new();
+    let mut at = 0;
+    while at < data.len() {
+        at += chunk::chunk_length(&data[at..]);
+        ends.push(at);
+    }
+    assert_eq!(Digest::of(format!("{ends:?}")).hex()[..16], *GOLDEN_ENDS, "{ends:?}");
+    let lengths = ends.iter().scan(0, |before, end| Some(end - std::mem::replace(before, *end)));
+    assert!(lengths.clone().all(|length| length <= 128 << 10), "{ends:?}");
+    assert!((20..60).contains(&lengths.count()), "{ends:?}");
+}
+
+const GOLDEN_ENDS: &str = "65dcb27a528c1497";
+
+#[test]
+fn contents_come_back_and_are_stored_once() {
+    let packs = Packs::default();
+    let large = noise(7, 3 << 20);
+    let (small, zeros) = (b"some text".to_vec(), vec![0; 300_000]);
+    let files: [&[u8]; 6] = [&large, &small, &zeros, b"", &large, &small];
+    let (extents, written, index, new) = write(&packs, Vec::new(), ChunkIndex::default(), &files);
+    for (file, extents) in files.iter().zip(&extents) {
+        assert_eq!(packs.read(&written, extents), *file);
+    }
+    assert_eq!((&extents[0], &extents[1]), (&extents[4], &extents[5]));
+    assert_eq!(
+        (extents[0].len(), &extents[2][..]),
+        (1, &[Extent { pack: None, offset: 0, length: 300_000 }][..])
+    );
+    assert!(extents[3].is_empty() && (3 << 20..(3 << 20) + 10_000).contains(&new), "{new}");
+
+    // One byte more in the middle: what is around is known.
+    let mut known = ChunkIndex::default();
+    known.add_part(&index.unwrap()).unwrap();
+    let mut edited = large.clone();
+    edited.insert(1_500_000, 7);
+    let (extents, all, index, new) = write(&packs, written.clone(), known, &[&edited]);
+    assert_eq!(packs.read(&all, &extents[0]), edited);
+    assert!(new < 300_000, "{new}");
+    assert_eq!(all[..written.len()], written);
+
+    // Packs that are not among those that the snapshot has do not count.
+    let mut known = ChunkIndex::default();
+    known.add_part(&index.unwrap()).unwrap();
+    let (extents, all, _, _) = write(&packs, Vec::new(), known, &[&edited]);
+    assert_eq!(packs.read(&all, &extents[0]), edited);
+}
+
+#[test]
+fn files_that_change_are_refused() {
+    let packs = Packs::default();
+    let mut writer = Writer::new(Vec::new(), ChunkIndex::default(), 1, &packs);
+    for (size, content) in [(3, &b"ab"[..]), (1, b"ab")] {
+        let error = writer.file(b"dir/f", size, &mut &*content).unwrap_err();
+        assert!(error.to_string().contains("dir/f changed"), "{error}");
+    }
+}
+
+#[test]
+fn indexes_are_merged() {
+    let packs = Packs::default();
+    let (_, first, a, _) = write(&packs, Vec::new(), ChunkIndex::default(), &[b"one"]);
+    let (_, second, b, _) = write(&packs, Vec::new(), ChunkIndex::default(), &[b"two"]);
+    let parts = [a.unwrap(), b.unwrap()];
+    let alive: HashSet<Digest> = HashSet::from([first[0].digest]);
+    let merged = merge_index(&parts, |pack| alive.contains(pack)).unwrap();
+    assert_eq!(merged, parts[0]);
+    let both = HashSet::from([first[0].digest, second[0].digest]);
+    let mut index = ChunkIndex::default();
+    index.add_part(&merge_index(&parts, |pack| both.contains(pack)).unwrap()).unwrap();
+    assert!(index.len() == 2 && !index.is_empty());
+    for at in 0..parts[0].len() {
+        assert!(ChunkIndex::default().add_part(&parts[0][..at]).is_err(), "cut at {at}");
+    }
+}
+
+#[test]
+fn what_is_alive_is_counted_once_and_the_rest_is_dropped() {
+    let mut snapshot = sample();
+    snapshot.packs.insert(0, Pack { digest: Digest::of("other"), ..snapshot.packs[0].clone() });
+    for entry in &mut snapshot.entries {
+        if let EntryKind::File { extents, .. } = &mut entry.kind {
+            extents[0].pack = Some(1);
+        }
+    }
+    let twice =
+        EntryKind::File { size: 200, extents: vec![Extent { pack: Some(1), offset: 210, length: 200 }] };
+    snapshot.entries.push(entry("z", twice));
+    snapshot.validate().unwrap();
+    assert_eq!(snapshot.alive(), [0, 400]);
+    snapshot.drop_unused_packs();
+    snapshot.validate().unwrap();
+    assert_eq!((snapshot.packs.len(), snapshot.alive()), (1, vec![400]));
+}
+
+#[test]
+fn hostile_tables_are_refused() {
+    let broken = |change: &dyn Fn(&mut Snapshot)| {
+        let mut snapshot = sample();
+        change(&mut snapshot);
+        assert!(snapshot.validate().is_err() && snapshot.encode().is_err(), "{snapshot:?}");
+    };
+    let set = |snapshot: &mut Snapshot, extents: Vec<Extent>| {
+        let size = extents.iter().fold(0_u64, |sum, extent| sum.wrapping_add(extent.length));
+        snapshot.entries[2].kind = EntryKind::File { size, extents };
+    };
+    let extent = |pack, offset, length| Extent { pack, offset, length };
+    broken(&|snapshot| drop(snapshot.entries.remove(0)));
+    broken(&|snapshot| drop(snapshot.entries.remove(1)));
+    broken(&|snapshot| snapshot.entries.swap(1, 3));
+    broken(&|snapshot| snapshot.entries.insert(1, snapshot.entries[1].clone()));
+    broken(&|snapshot| snapshot.entries[2].path = b"a/../file".to_vec());
+    broken(&|snapshot| snapshot.entries[2].path = b"a//file".to_vec());
+    broken(&|snapshot| snapshot.entries[2].path = b"/file".to_vec());
+    broken(&|snapshot| snapshot.entries[1].kind = EntryKind::Fifo);
+    broken(&|snapshot| snapshot.entries[3].kind = EntryKind::HardLink { target: b"a".to_vec() });
+    broken(&|snapshot| snapshot.entries[3].kind = EntryKind::HardLink { target: b"b".to_vec() });
+    broken(&|snapshot| snapshot.entries.push(entry("b", EntryKind::HardLink { target: b"a-link".to_vec() })));
+    broken(&|snapshot| snapshot.entries[1].metadata.mode = 0o10_000);
+    broken(&|snapshot| snapshot.entries[1].metadata.mtime.nanos = 1_000_000_000);
+    broken(&|snapshot| snapshot.packs[0].size += 1);
+    broken(&|snapshot| snapshot.packs[0].frames[0].raw_size = u64::MAX);
+    broken(&|snapshot| snapshot.packs.clear());
+    broken(&|snapshot| set(snapshot, vec![extent(Some(0), 400, 101)]));
+    broken(&|snapshot| set(snapshot, vec![extent(Some(0), u64::MAX, 2)]));
+    broken(&|snapshot| set(snapshot, vec![extent(Some(1), 0, 1)]));
+    broken(&|snapshot| set(snapshot, vec![extent(None, 1, 1)]));
+    broken(&|snapshot| set(snapshot, vec![extent(Some(0), 0, 0)]));
+    broken(&|snapshot| set(snapshot, vec![extent(Some(0), 0, 5), extent(Some(0), 5, 5)]));
+    broken(&|snapshot| set(snapshot, vec![extent(None, 0, 5), extent(None, 0, 5)]));
+    broken(&|snapshot| set(snapshot, vec![extent(None, 0, u64::MAX), extent(Some(0), 0, 2)]));
+    broken(&|snapshot| snapshot.entries[2].kind = EntryKind::File { size: 1, extents: Vec::new() });
+}
+
+#[test]
+fn damage_is_noticed_or_harmless() {
+    for bytes in [sample().encode().unwrap(), Ledger::default().encode().unwrap()] {
+        for at in 0..bytes.len() {
+            assert!(Snapshot::decode(&bytes[..at]).is_err() && Ledger::decode(&bytes[..at]).is_err());
+            for bit in 0..8 {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << bit;
+                let _ = Snapshot::decode(&damaged);
+                let _ = Ledger::decode(&damaged);
+            }
+        }
+    }
+    // A length that nothing stands for.
+    let claim =
+        [&b"crossdock-snapshot\n\x01\xff\xff\xff\xff\x03"[..], &zstd::encode_all(&b""[..], 3).unwrap()]
+            .concat();
+    assert!(Snapshot::decode(&claim).is_err());
+}
+
+#[test]
+fn paths_are_ordered_as_directories_are_walked() {
+    let mut paths = ["a-b", "a/b/c", "", "a", "a/b", "a.c", "b", "a/c"];
+    paths.sort_by(|a, b| compare_paths(a.as_bytes(), b.as_bytes()));
+    assert_eq!(paths, ["", "a", "a/b", "a/b/c", "a/c", "a-b", "a.c", "b"]);
+}
+
+#[test]
+fn identities_are_of_kind_mode_and_content() {
+    use crate::layer::{Entry, EntryKind, Toc};
+    let tree = |mode, content: &str, owner, seconds, names: &[&str]| {
+        let metadata =
+            Metadata { mode, uid: owner, mtime: Timestamp { seconds, nanos: 0 }, ..Metadata::default() };
+        let file = |path: String| {
+            let kind = EntryKind::File { size: 1, content: Digest::of(content), offset: 512 };
+            Entry { path: path.into_bytes(), metadata: metadata.clone(), kind }
+        };
+        let mut tree = Tree::empty();
+        let entries = names.iter().map(|name| file(format!("d/{name}"))).collect();
+        tree.apply(0, &Toc { entries, frames: Vec::new() }).unwrap();
+        let crate::tree::Child::Directory(d) = tree.root().child(b"d").unwrap() else { panic!() };
+        let file = d.child(names[0].as_bytes()).unwrap();
+        (identity(&crate::tree::Child::Directory(d)), identity(&file))
+    };
+    let (dir, file) = tree(0o644, "1", 0, 5, &["a", "b"]);
+    assert_eq!(tree(0o644, "1", 7, 9, &["a", "b"]), (dir, file));
+    assert_ne!(tree(0o600, "1", 0, 5, &["a", "b"]).1, file);
+    let other = tree(0o644, "2", 0, 5, &["a", "b"]);
+    assert!(other.0 == dir && other.1 != file);
+    let other = tree(0o644, "1", 0, 5, &["a", "c"]);
+    assert!(other.0 != dir && other.1 == file);
+}
+
+fn any_extents() -> impl Strategy<Value = Vec<Extent>> {
+    // Between two from packs come zeros, so that none could be joined.
+    proptest::collection::vec((0_u32..2, 0_u64..250, 1_u64..250, 1_u64..9000), 0..4).prop_map(|list| {
+        list.into_iter()
+            .flat_map(|(pack, offset, length, zeros)| {
+                [Extent { pack: Some(pack), offset, length }, Extent { pack: None, offset: 0, length: zeros }]
+            })
+            .collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn tables_round_trip(
+        files in proptest::collection::btree_map("[a-c]{1,2}(/[a-c]{1,2}){0,2}", (any_extents(), any::<i64>(), 0_u32..1_000_000_000, 0_u32..0o10_000), 0..9),
+    ) {
+        let mut entries: BTreeMap<Vec<u8>, Entry> = BTreeMap::new();
+        entries.insert(Vec::new(), entry("", EntryKind::Directory));
+        for (path, (extents, seconds, nanos, mode)) in files {
+            let mut parents = path.match_indices('/').map(|(at, _)| &path[..at]);
+            if parents.clone().any(|parent| entries.get(parent.as_bytes()).is_some_and(|entry| entry.kind != EntryKind::Directory)) {
+                continue;
+            }
+            for parent in &mut parents {
+                entries.entry(parent.as_bytes().to_vec()).or_insert_with(|| entry(parent, EntryKind::Directory));
+            }
+            if entries.contains_key(path.as_bytes()) {
+                continue;
+            }
+            let size = extents.iter().map(|extent| extent.length).sum();
+            let mut file = entry(&path, EntryKind::File { size, extents });
+            file.metadata.mtime = Timestamp { seconds, nanos };
+            file.metadata.mode = mode;
+            entries.insert(path.into_bytes(), file);
+        }
+        let mut entries: Vec<Entry> = entries.into_values().collect();
+        entries.sort_by(|a, b| compare_paths(&a.path, &b.path));
+        let pack = sample().packs.remove(0);
+        let other = Pack { digest: Digest::of("other"), ..pack.clone() };
+        let snapshot = Snapshot { packs: vec![pack, other], index: Vec::new(), entries };
+        prop_assert_eq!(Snapshot::decode(&snapshot.encode().unwrap()).unwrap(), snapshot);
+    }
+
+    #[test]
+    fn hostile_bytes_never_panic(bytes: Vec<u8>) {
+        let _ = Snapshot::decode(&bytes);
+        let _ = ChunkIndex::default().add_part(&[b"crossdock-chunks\n\x01", &bytes[..]].concat());
+        for magic in ["snapshot", "ledger"] {
+            let magic = format!("crossdock-{magic}\n");
+            let wrapped = sealed::encode(magic.as_bytes(), 1, &bytes).unwrap();
+            let _ = Snapshot::decode(&wrapped);
+            let _ = Ledger::decode(&wrapped);
+        }
+    }
+
+    #[test]
+    fn any_content_comes_back(seed: u64, length in 0_usize..700_000, zeros in 0_usize..100_000, repeat in 1_usize..4) {
+        let mut content = noise(seed, length);
+        content.extend(vec![0; zeros]);
+        let content = content.repeat(repeat);
+        let packs = Packs::default();
+        let (extents, written, _, _) = write(&packs, Vec::new(), ChunkIndex::default(), &[&content]);
+        prop_assert_eq!(packs.read(&written, &extents[0]), content);
+    }
+}
