@@ -284,22 +284,21 @@ impl World {
 
     /// What the build gives, by the name of the stage; nothing if it is to fail.
     fn expected(&self) -> Option<BTreeMap<&'static str, String>> {
-        let mut expected = BTreeMap::new();
-        expected.insert("one", self.program(&self.texts(0))?);
-        match self.shape {
-            Shape::Alone => {}
-            Shape::Beside => drop(expected.insert("two", self.program(&self.texts(1))?)),
-            Shape::After => {
-                let mut texts = self.texts(0);
-                texts.extend(self.texts(1));
-                expected.insert("two", self.program(&texts)?);
-            }
-        }
-        Some(expected)
+        let stages: &[&str] = if self.shape == Shape::Alone { &["one"] } else { &["one", "two"] };
+        stages.iter().map(|stage| Some((*stage, self.program(&self.texts(stage))?))).collect()
     }
 
-    fn texts(&self, stage: usize) -> BTreeMap<&'static str, String> {
-        self.files[stage].iter().map(|(path, file)| (*path, self.shown(stage, file))).collect()
+    /// What a stage compiles.
+    fn texts(&self, stage: &str) -> BTreeMap<&'static str, String> {
+        let of = |stage: usize| {
+            let files = self.files[stage].iter();
+            files.map(|(path, file)| (*path, self.shown(stage, file))).collect::<BTreeMap<_, _>>()
+        };
+        match (stage, self.shape) {
+            ("one", _) => of(0),
+            (_, Shape::After) => of(0).into_iter().chain(of(1)).collect(),
+            _ => of(1),
+        }
     }
 
     fn program(&self, texts: &BTreeMap<&'static str, String>) -> Option<String> {
@@ -452,8 +451,7 @@ fn check(runners: &Runners, world: &World, build: Run, tally: &mut Tally) -> Opt
     for (stage, program) in expected {
         let made = content(&tree, &format!("{stage}/app"));
         tally.compiled += told(&content(&tree, &format!("{stage}/said")), "CC").len();
-        tally.sources +=
-            world.files[usize::from(stage == "two")].keys().filter(|path| is_source(path)).count();
+        tally.sources += world.texts(stage).keys().filter(|path| is_source(path)).count();
         if made != program {
             return Some((format!("stage {stage} made\n{made}and not\n{program}"), output));
         }
