@@ -40,7 +40,7 @@ mod why;
 pub use checks::{Checked, Target, targets};
 pub use engine::{BuildOutcome, Engine, Ownership, StepReport};
 pub use error::{BuildError, StepFailure};
-pub use mounts::{CacheMountOptions, CacheMountStores};
+pub use mounts::{CacheMount, CacheMountContent, CacheMountOptions, CacheMountStores};
 pub use options::{
     Annotation, AnnotationPlace, BuildRequest, ContextArchive, ContextSource, Destination, DockerfileText,
     ImageFormat, LayerCompression, NamedContext, Output, RemoteDockerfile, Secret, SshAgent, SshKey,

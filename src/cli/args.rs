@@ -563,6 +563,114 @@ pub enum CacheCommand {
     /// Check everything in the cache against its digest
     #[command(after_help = examples::CACHE_VERIFY)]
     Verify(CacheVerifyCommand),
+    /// Show and change cache mounts (`RUN --mount=type=cache`)
+    #[command(subcommand, after_help = examples::CACHE_MOUNTS)]
+    Mounts(CacheMountsCommand),
+}
+
+/// `crossdock cache mounts`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum CacheMountsCommand {
+    /// List them, of this machine and of the shared cache
+    #[command(after_help = examples::CACHE_MOUNTS_LS)]
+    Ls(MountsListCommand),
+    /// Show what is in one
+    #[command(after_help = examples::CACHE_MOUNTS_INSPECT)]
+    Inspect(MountsInspectCommand),
+    /// Empty them, here and in the shared cache
+    #[command(after_help = examples::CACHE_MOUNTS_RM)]
+    Rm(MountsRemoveCommand),
+    /// Write what is in one as a tar
+    #[command(after_help = examples::CACHE_MOUNTS_EXPORT)]
+    Export(MountsExportCommand),
+    /// Fill one with what is in a tar
+    #[command(after_help = examples::CACHE_MOUNTS_IMPORT)]
+    Import(MountsImportCommand),
+}
+
+/// `crossdock cache mounts ls`.
+#[derive(Debug, Clone, Args)]
+pub struct MountsListCommand {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a doc comment would become the help of the flag group")]
+    pub cache: CacheArgs,
+
+    /// How the answer is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+}
+
+/// `crossdock cache mounts inspect`.
+#[derive(Debug, Clone, Args)]
+pub struct MountsInspectCommand {
+    /// The mount's id, or the first digits of its name
+    #[arg(value_name = "ID")]
+    pub id: String,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a doc comment would become the help of the flag group")]
+    pub cache: CacheArgs,
+
+    /// Show everything in it
+    #[arg(long)]
+    pub files: bool,
+
+    /// How the answer is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+}
+
+/// `crossdock cache mounts rm`.
+#[derive(Debug, Clone, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
+pub struct MountsRemoveCommand {
+    /// The mounts' ids, or the first digits of their names
+    #[arg(value_name = "ID", group = "which")]
+    pub ids: Vec<String>,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a doc comment would become the help of the flag group")]
+    pub cache: CacheArgs,
+
+    /// All of them
+    #[arg(long, group = "which")]
+    pub all: bool,
+
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// `crossdock cache mounts export`.
+#[derive(Debug, Clone, Args)]
+pub struct MountsExportCommand {
+    /// The mount's id, or the first digits of its name
+    #[arg(value_name = "ID")]
+    pub id: String,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a doc comment would become the help of the flag group")]
+    pub cache: CacheArgs,
+
+    /// Where the tar goes: a file, or `-` for standard output; compressed if its name ends in .gz or .zst
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+/// `crossdock cache mounts import`.
+#[derive(Debug, Clone, Args)]
+pub struct MountsImportCommand {
+    /// The mount's id: that of the `RUN`, or its target
+    #[arg(value_name = "ID")]
+    pub id: String,
+
+    /// The tar, compressed or not: a file, or `-` for standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a doc comment would become the help of the flag group")]
+    pub cache: CacheArgs,
 }
 
 /// `crossdock cache ls` and `crossdock cache du`.

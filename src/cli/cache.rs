@@ -101,6 +101,7 @@ pub(super) fn command(command: &CacheCommand, environment: &Environment) -> Resu
                 return Ok(ExitStatus::Found);
             }
         }
+        CacheCommand::Mounts(args) => super::mounts::command(args, environment, &runtime)?,
     }
     Ok(ExitStatus::Success)
 }
@@ -143,7 +144,7 @@ fn prune(args: &CachePruneCommand, environment: &Environment) -> Result<(), CliE
     }
 }
 
-fn confirm(question: &str) -> Result<bool, CliError> {
+pub(super) fn confirm(question: &str) -> Result<bool, CliError> {
     let ask = || {
         let mut stderr = std::io::stderr();
         stderr.write_all(question.as_bytes())?;
@@ -159,12 +160,12 @@ fn size(bytes: u64) -> String {
     ByteSize(bytes).to_string()
 }
 
-fn print_json(value: &serde_json::Value) -> Result<(), CliError> {
+pub(super) fn print_json(value: &serde_json::Value) -> Result<(), CliError> {
     super::print(&format!("{value:#}\n"))
 }
 
 /// Columns aligned to the left, two spaces apart.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let mut widths = [0; N];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {

@@ -78,6 +78,36 @@ Examples:
 
 Exit code 3 if something is damaged and was not repaired.";
 
+pub(super) const CACHE_MOUNTS: &str = "\
+Examples:
+  crossdock cache mounts ls
+  crossdock cache mounts rm /root/.npm --force";
+
+pub(super) const CACHE_MOUNTS_LS: &str = "\
+Examples:
+  crossdock cache mounts ls
+  crossdock cache mounts ls --cache https://cache.example --format json";
+
+pub(super) const CACHE_MOUNTS_INSPECT: &str = "\
+Examples:
+  crossdock cache mounts inspect /src/target
+  crossdock cache mounts inspect /src/target --files";
+
+pub(super) const CACHE_MOUNTS_RM: &str = "\
+Examples:
+  crossdock cache mounts rm /src/target
+  crossdock cache mounts rm --all --force";
+
+pub(super) const CACHE_MOUNTS_EXPORT: &str = "\
+Examples:
+  crossdock cache mounts export /root/.npm -o npm.tar.zst
+  crossdock cache mounts export /src/target -o - | tar -t";
+
+pub(super) const CACHE_MOUNTS_IMPORT: &str = "\
+Examples:
+  crossdock cache mounts import /root/.npm npm.tar.zst
+  tar -c -C ~/.npm . | crossdock cache mounts import /root/.npm -";
+
 pub(super) const SERVE: &str = "\
 Examples:
   crossdock serve                                 On 127.0.0.1, over ~/.cache/crossdock-server

@@ -27,6 +27,7 @@ mod inspect;
 mod load;
 mod login;
 mod man;
+mod mounts;
 mod output;
 mod policy;
 mod proxies;

@@ -528,6 +528,30 @@ impl Cache {
         Ok(())
     }
 
+    /// The bundles `name` of all scopes that are read, with where they are: the remote store's, then those that are here.
+    pub async fn bundles(&self, name: &BundleName) -> Vec<(Origin, Bundle)> {
+        let inner = &self.0;
+        let mut bundles = Vec::new();
+        for scope in &inner.options.scopes {
+            let scope = std::slice::from_ref(scope);
+            if let Some(remote) = &inner.remote
+                && let Some(Some(bundle)) = remote.ask(remote.store().read_bundle(name, scope)).await
+            {
+                bundles.push((Origin::Remote(remote.store().location()), bundle));
+            }
+        }
+        for scope in &inner.options.scopes {
+            let here = inner.local.read_bundle(name, std::slice::from_ref(scope)).await;
+            bundles.extend(here.ok().flatten().map(|bundle| (Origin::Local, bundle)));
+        }
+        bundles
+    }
+
+    /// Stores a bundle in the remote store, in the background.
+    pub fn send_bundle(&self, name: &BundleName, bundle: Bundle) {
+        self.in_background(Upload::Bundle(*name, self.0.options.write_scope.clone(), bundle));
+    }
+
     /// The record that is the head of `name`: of the most trusted scope that has one, and of the local store's and the remote
     /// one's the later. `None` also if what it names is gone.
     pub async fn head(&self, name: &BundleName, asks_remote: bool) -> Option<Record> {

@@ -18,11 +18,11 @@ use crate::event::Event;
 use crate::layer::{
     Changed, ChangedKind, DiffOptions, Lower as _, Metadata, Timestamp, open_changed, upper_changes,
 };
-use crate::record::{BundleName, BundleStep, Preimage, Record};
+use crate::record::{Bundle, BundleName, BundleStep, Preimage, Record};
 use crate::snapshot::{
     ChunkIndex, EntryKind, INDEX_BYTES_MAX, Ledger, PackSink, Sight, Snapshot, Writer, merge_index,
 };
-use crate::store::{BlobSource, Store as _};
+use crate::store::{BlobSource, Origin, Store as _, StoreError};
 use crate::trace::Contents as _;
 use crate::tree::Look;
 
@@ -78,7 +78,6 @@ struct Committing<'c> {
 impl Committing<'_> {
     fn commit(&self, uses: &[(Ending, Saw)]) -> Result<(), BuildError> {
         let failed = |error| BuildError::cache("looking at what was changed", error);
-        let started = Instant::now();
         let now = self.engine.now();
         let upper = File::open(&self.live.upper)
             .map_err(|error| BuildError::cache("looking at what was changed", error))?;
@@ -111,36 +110,10 @@ impl Committing<'_> {
         Self::apply(&mut items, changes, &upper, used, &mut writer)?;
         self.rewrite(&mut items, &doomed, &mut writer)?;
         evict(&mut items, self.live.options.size_max);
-        let written = writer.finish().map_err(failed_to_store)?;
-        let mut index = known.parts;
-        if let Some(part) = written.index {
-            index.push(self.store(part)?);
-        }
-        let files = items.iter().filter(|(_, item)| item.size() > 0).count();
-        let size = items.iter().map(|(_, item)| item.size()).sum();
-        let mut snapshot = Snapshot { packs: written.packs, index, entries: items.into_entries() };
-        snapshot.drop_unused_packs();
-        let toc = self.store(snapshot.encode().map_err(failed_to_store)?)?;
-        let ledger = self.ledger(uses, now).encode().map_err(failed_to_store)?;
-        let ledger = self.store(ledger)?;
-        let mut preimage = Preimage::default();
-        preimage
-            .add("kind", "cache-mount")
-            .add("id", self.live.name.id.as_str())
-            .add("name", self.live.name.digest)
-            .add("snapshot", toc)
-            .add("ledger", ledger);
-        let record = self.engine.record(preimage, Vec::new(), toc, now, started);
-        let parts = [toc, ledger].into_iter().chain(snapshot.blobs()).collect();
-        let record = Record { parts, ..record };
-        let sends = self.live.options.stores == CacheMountStores::Remote
-            && uses.iter().all(|(ending, _)| matches!(ending, Ending::Done));
-        let published = self.handle.block_on(async {
-            let name = BundleName::cache_mount(&self.live.name.digest);
-            self.engine.cache.publish_head(&name, record.clone(), sends).await?;
-            list(self.engine, &self.live.name, &record, (files, size), sends).await
-        });
-        published.map_err(|error| BuildError::cache("storing a snapshot", error))
+        let taken =
+            Taken { name: &self.live.name, items, ledger: self.ledger(uses, now), index: known.parts, now };
+        let sends = uses.iter().all(|(ending, _)| matches!(ending, Ending::Done));
+        keep(self.engine, self.handle, taken, writer, self.live.options.stores, sends).map(drop)
     }
 
     /// The files of the snapshot that somebody looked at.
@@ -213,7 +186,11 @@ impl Committing<'_> {
         let merged = merge_index(&bytes, |pack| alive.contains(pack)).map_err(failed_to_store)?;
         let mut chunks = ChunkIndex::default();
         chunks.add_part(&merged).map_err(failed_to_store)?;
-        let parts = if is_long || !doomed.is_empty() { vec![self.store(merged)?] } else { parts };
+        let parts = if is_long || !doomed.is_empty() {
+            vec![store(self.engine, self.handle, merged)?]
+        } else {
+            parts
+        };
         Ok(KnownChunks { parts, chunks })
     }
 
@@ -315,13 +292,65 @@ impl Committing<'_> {
         }
         ledger
     }
+}
 
-    fn store(&self, bytes: Vec<u8>) -> Result<Digest, BuildError> {
-        let digest = Digest::of(&bytes);
-        let stored = self.engine.cache.local().write_blob(&digest, BlobSource::Bytes(bytes.into()));
-        self.handle.block_on(stored).map_err(|error| BuildError::cache("storing a snapshot", error))?;
-        Ok(digest)
+/// What a mount has become.
+pub(super) struct Taken<'t> {
+    pub(super) name: &'t MountName,
+    pub(super) items: Items,
+    pub(super) ledger: Ledger,
+    /// The index parts about the packs that were there before.
+    pub(super) index: Vec<Digest>,
+    pub(super) now: Timestamp,
+}
+
+/// Makes it the head of the mount. Returns how many files that are not empty are in it, and how many bytes these have.
+pub(super) fn keep(
+    engine: &Engine,
+    handle: &Handle,
+    taken: Taken<'_>,
+    writer: Writer<Sink<'_>>,
+    stores: CacheMountStores,
+    sends: bool,
+) -> Result<(u64, u64), BuildError> {
+    let Taken { name, items, ledger, mut index, now } = taken;
+    let started = Instant::now();
+    let store = |bytes: Vec<u8>| store(engine, handle, bytes);
+    let written = writer.finish().map_err(failed_to_store)?;
+    if let Some(part) = written.index {
+        index.push(store(part)?);
     }
+    let files = items.iter().filter(|(_, item)| item.size() > 0).count() as u64;
+    let size = items.iter().map(|(_, item)| item.size()).sum();
+    let mut snapshot = Snapshot { packs: written.packs, index, entries: items.into_entries() };
+    snapshot.drop_unused_packs();
+    let toc = store(snapshot.encode().map_err(failed_to_store)?)?;
+    let ledger = store(ledger.encode().map_err(failed_to_store)?)?;
+    let mut preimage = Preimage::default();
+    preimage
+        .add("kind", "cache-mount")
+        .add("id", name.id.as_str())
+        .add("name", name.digest)
+        .add("snapshot", toc)
+        .add("ledger", ledger);
+    let record = engine.record(preimage, Vec::new(), toc, now, started);
+    let parts = [toc, ledger].into_iter().chain(snapshot.blobs()).collect();
+    let record = Record { parts, ..record };
+    let sends = sends && stores == CacheMountStores::Remote;
+    let published = handle.block_on(async {
+        let place = BundleName::cache_mount(&name.digest);
+        engine.cache.publish_head(&place, record.clone(), sends).await?;
+        list(engine, name, &record, (files, size), sends).await
+    });
+    published.map_err(|error| BuildError::cache("storing a snapshot", error))?;
+    Ok((files, size))
+}
+
+fn store(engine: &Engine, handle: &Handle, bytes: Vec<u8>) -> Result<Digest, BuildError> {
+    let digest = Digest::of(&bytes);
+    let stored = engine.cache.local().write_blob(&digest, BlobSource::Bytes(bytes.into()));
+    handle.block_on(stored).map_err(|error| BuildError::cache("storing a snapshot", error))?;
+    Ok(digest)
 }
 
 #[derive(Default)]
@@ -366,47 +395,68 @@ pub(super) fn evict(items: &mut Items, max: u64) {
 }
 
 /// Puts a mount into the list of all mounts, for people.
-pub(super) async fn list(
+async fn list(
     engine: &Engine,
     name: &MountName,
     record: &Record,
-    (files, size): (usize, u64),
+    (files, size): (u64, u64),
     sends: bool,
-) -> Result<(), crate::store::StoreError> {
+) -> Result<(), StoreError> {
     let mut preimage = Preimage::default();
     preimage
         .add("kind", "cache-mount-listed")
         .add("id", name.id.as_str())
         .add("name", name.digest)
-        .add("files", files as u64)
+        .add("files", files)
         .add("size", size);
     let listed = Record { preimage, parts: Vec::new(), ..record.clone() };
+    let slot = name.digest.hex();
+    let change = |bundle: &mut Bundle| {
+        bundle.steps.retain(|step| step.slot != slot);
+        bundle.steps.insert(0, BundleStep { slot: slot.clone(), record: listed.clone() });
+        bundle.steps.truncate(LISTED_MAX);
+    };
+    change_lists(engine, sends, change).await
+}
+
+/// Takes a mount off the list.
+pub(super) async fn unlist(engine: &Engine, name: &Digest) -> Result<(), StoreError> {
+    let slot = name.hex();
+    change_lists(engine, true, |bundle| bundle.steps.retain(|step| step.slot != slot)).await
+}
+
+/// Changes this machine's list, and the shared one: each says what is there. Two who do so at once lose one of the changes,
+/// until that mount is used again.
+async fn change_lists(engine: &Engine, sends: bool, change: impl Fn(&mut Bundle)) -> Result<(), StoreError> {
     let place = BundleName::cache_mounts();
     let scope = engine.cache.write_scope().clone();
-    let known = if sends { engine.cache.bundle(&place).await } else { None };
-    let known = match known {
-        Some(known) => Some(known),
-        None => engine.cache.local().read_bundle(&place, std::slice::from_ref(&scope)).await?,
-    };
-    let mut bundle = known.unwrap_or_default();
-    let slot = name.digest.hex();
-    bundle.steps.retain(|step| step.slot != slot && step.record.scope == scope);
-    bundle.steps.insert(0, BundleStep { slot, record: listed });
-    bundle.steps.truncate(LISTED_MAX);
+    let local = engine.cache.local();
+    let mut here = local.read_bundle(&place, std::slice::from_ref(&scope)).await?.unwrap_or_default();
+    change(&mut here);
+    local.write_bundle(&place, &scope, &here).await?;
     if sends {
-        engine.cache.publish_bundle(&place, bundle).await
-    } else {
-        engine.cache.local().write_bundle(&place, &scope, &bundle).await
+        let lists = engine.cache.bundles(&place).await.into_iter();
+        let mut there = lists
+            .filter(|(origin, bundle)| {
+                matches!(origin, Origin::Remote(_))
+                    && bundle.steps.first().is_some_and(|step| step.record.scope == scope)
+            })
+            .map(|(_, bundle)| bundle)
+            .next()
+            .unwrap_or_default();
+        change(&mut there);
+        engine.cache.send_bundle(&place, there);
     }
+    Ok(())
 }
 
 /// So many mounts are listed.
 const LISTED_MAX: usize = 1000;
 
 /// Puts packs into the local store.
-struct Sink<'s> {
-    engine: &'s Engine,
-    handle: &'s Handle,
+pub(super) struct Sink<'s> {
+    pub(super) engine: &'s Engine,
+    pub(super) handle: &'s Handle,
 }
 
 impl PackSink for Sink<'_> {
@@ -443,6 +493,6 @@ impl io::Read for SnapshotFile<'_> {
 }
 
 /// Hours since the Unix epoch.
-fn hours(time: Timestamp) -> u32 {
+pub(super) fn hours(time: Timestamp) -> u32 {
     u32::try_from(time.seconds / 3600).unwrap_or(0)
 }

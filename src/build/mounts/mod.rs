@@ -9,6 +9,8 @@ mod change;
 mod commit;
 mod head;
 mod live;
+mod manage;
+mod tar;
 #[cfg(test)]
 mod tests;
 mod times;
@@ -32,6 +34,7 @@ use crate::store::Lock;
 
 use head::Head;
 pub(crate) use live::{Live, fill};
+pub use manage::{CacheMount, CacheMountContent};
 pub(crate) use times::{ContentTimes, Known, Place};
 
 /// Where what is in cache mounts is kept.

@@ -1,0 +1,182 @@
+//! Cache mounts without a build: which there are, what is in them, and taking it out or putting it in.
+
+use std::io::{Read, Write};
+
+use tokio::runtime::Handle;
+
+use super::change::Items;
+use super::commit::{Sink, Taken, hours, keep};
+use super::head::{self, Head};
+use super::tar;
+use super::{CacheMountStores, MountName};
+use crate::build::engine::Engine;
+use crate::build::error::BuildError;
+use crate::build::layers::Layers;
+use crate::digest::Digest;
+use crate::layer::Timestamp;
+use crate::record::{Bundle, BundleName, Record, Scope, Value};
+use crate::snapshot::{ChunkIndex, Entry, Ledger, Writer};
+use crate::store::Origin;
+
+/// A cache mount that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheMount {
+    /// The id that steps name it by, with the namespace before it.
+    pub id: String,
+    /// What it is found by: mounts that began with different files may have one id.
+    pub name: Digest,
+    /// The trust domain that wrote it.
+    pub scope: Scope,
+    /// Files in it that are not empty.
+    pub files: u64,
+    /// Bytes in them.
+    pub size: u64,
+    /// When it was changed last.
+    pub changed: Timestamp,
+    /// Whether the shared cache lists it.
+    pub is_shared: bool,
+    /// Whether this machine does.
+    pub is_here: bool,
+}
+
+/// What is in a cache mount.
+#[derive(Debug)]
+pub struct CacheMountContent {
+    /// Everything in it, parents first; the root directory has the empty path.
+    pub entries: Vec<Entry>,
+    /// How many packs have its files.
+    pub packs: usize,
+    /// Bytes of these, compressed.
+    pub stored: u64,
+    /// How many paths it is known of what they were when steps used it.
+    pub remembered: usize,
+    head: Head,
+}
+
+impl CacheMount {
+    fn listed(record: &Record, origin: &Origin) -> Option<Self> {
+        let (Value::Text(id), Value::Digest(name)) =
+            (record.preimage.get("id")?, record.preimage.get("name")?)
+        else {
+            return None;
+        };
+        let number = |field| match record.preimage.get(field) {
+            Some(Value::Uint(number)) => *number,
+            _ => 0,
+        };
+        Some(Self {
+            id: id.clone(),
+            name: *name,
+            scope: record.scope.clone(),
+            files: number("files"),
+            size: number("size"),
+            changed: record.created,
+            is_shared: matches!(origin, Origin::Remote(_)),
+            is_here: matches!(origin, Origin::Local),
+        })
+    }
+}
+
+impl Engine {
+    /// All cache mounts that are known, the latest first.
+    pub async fn cache_mounts(&self) -> Vec<CacheMount> {
+        let mut mounts: Vec<CacheMount> = Vec::new();
+        for (origin, bundle) in self.cache.bundles(&BundleName::cache_mounts()).await {
+            for mount in bundle.steps.iter().filter_map(|step| CacheMount::listed(&step.record, &origin)) {
+                match mounts.iter_mut().find(|known| known.name == mount.name && known.scope == mount.scope) {
+                    None => mounts.push(mount),
+                    Some(known) => {
+                        let (is_shared, is_here) =
+                            (known.is_shared || mount.is_shared, known.is_here || mount.is_here);
+                        if mount.changed > known.changed {
+                            *known = mount;
+                        }
+                        (known.is_shared, known.is_here) = (is_shared, is_here);
+                    }
+                }
+            }
+        }
+        mounts.sort_by(|a, b| b.changed.cmp(&a.changed).then_with(|| a.id.cmp(&b.id)));
+        mounts
+    }
+
+    /// What a step would find in a mount now; `None` if that is nothing.
+    pub async fn cache_mount(&self, name: &Digest) -> Option<CacheMountContent> {
+        let record = self.cache.head(&BundleName::cache_mount(name), true).await?;
+        let head = Head::read(self, &record).await?;
+        Some(CacheMountContent {
+            entries: head.snapshot.entries.clone(),
+            packs: head.snapshot.packs.len(),
+            stored: head.snapshot.packs.iter().map(|pack| pack.size).sum(),
+            remembered: head.ledger.sights.len(),
+            head,
+        })
+    }
+
+    /// Empties a mount, here and in the shared cache, as far as this scope may write.
+    ///
+    /// # Errors
+    /// Only what is wrong with the local store.
+    pub async fn remove_cache_mount(&self, name: &Digest) -> Result<(), BuildError> {
+        let failed = |error| BuildError::cache("removing a cache mount", error);
+        self.cache.publish_bundle(&BundleName::cache_mount(name), Bundle::default()).await.map_err(failed)?;
+        super::commit::unlist(self, name).await.map_err(failed)
+    }
+
+    /// Writes what is in a mount as a tar.
+    ///
+    /// # Errors
+    /// If something in it is gone, or the tar cannot be written.
+    pub async fn export_cache_mount(
+        &self,
+        content: CacheMountContent,
+        out: impl Write + Send + 'static,
+    ) -> Result<(), BuildError> {
+        let layers = Layers::new(self)?;
+        let (tree, files) = head::tree_of(&content.head.snapshot);
+        let contents = head::contents(&layers, Some(&content.head), files);
+        self.blocking(move || {
+            let written = tar::write(&tree, &content.head.snapshot, &contents, out);
+            written.map_err(|error| match contents.failure() {
+                Some(lost) => lost.clone().into(),
+                None => BuildError::cache("writing the tar", error),
+            })
+        })
+        .await
+    }
+
+    /// Makes a tar, compressed or not, the content of the mount with this id, or with this name if it is known.
+    ///
+    /// # Errors
+    /// If it is no tar, or one that could not be unpacked into a directory. The mount is as it was then.
+    pub async fn import_cache_mount(
+        &self,
+        id: &str,
+        known: Option<&CacheMount>,
+        input: impl Read + Send + 'static,
+    ) -> Result<(u64, u64), BuildError> {
+        let name = match known {
+            Some(known) => MountName { id: known.id.clone(), digest: known.name },
+            None => MountName::new("", id, None),
+        };
+        let (engine, handle) = (self.clone(), Handle::current());
+        let now = self.now();
+        self.blocking(move || {
+            let sink = Sink { engine: &engine, handle: &handle };
+            let mut writer = Writer::new(Vec::new(), ChunkIndex::default(), 2, sink);
+            let mut items = Items::default();
+            tar::read(input, &mut items, &mut writer, now, hours(now)).map_err(|error| {
+                BuildError::Context {
+                    action: "reading the tar".to_owned(),
+                    source: Box::new(error),
+                    hint: None,
+                }
+            })?;
+            // Nobody knows what the files were made from.
+            let ledger = Ledger { is_partial: true, ..Ledger::default() };
+            let taken = Taken { name: &name, items, ledger, index: Vec::new(), now };
+            keep(&engine, &handle, taken, writer, CacheMountStores::Remote, true)
+        })
+        .await
+    }
+}
