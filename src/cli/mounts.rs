@@ -256,7 +256,7 @@ async fn remove(
         }
     }
     for mount in &chosen {
-        engine.remove_cache_mount(&mount.name).await.map_err(build_error)?;
+        engine.remove_cache_mount(mount).await.map_err(build_error)?;
         // One after the other: the shared list is changed by each.
         flush(engine).await?;
     }

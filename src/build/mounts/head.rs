@@ -38,6 +38,10 @@ impl Head {
             CacheMountStores::Remote => true,
         };
         let record = engine.cache.head(&BundleName::cache_mount(&name.digest), asks_remote).await?;
+        if record.parts.is_empty() {
+            // It was emptied.
+            return None;
+        }
         let head = Self::read(engine, &record).await;
         if head.is_none() {
             // It is not asked for again in this build.

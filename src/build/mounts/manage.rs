@@ -1,6 +1,7 @@
 //! Cache mounts without a build: which there are, what is in them, and taking it out or putting it in.
 
 use std::io::{Read, Write};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 
@@ -14,7 +15,7 @@ use crate::build::error::BuildError;
 use crate::build::layers::Layers;
 use crate::digest::Digest;
 use crate::layer::Timestamp;
-use crate::record::{Bundle, BundleName, Record, Scope, Value};
+use crate::record::{BundleName, Preimage, Record, Scope, Value};
 use crate::snapshot::{ChunkIndex, Entry, Ledger, Writer};
 use crate::store::Origin;
 
@@ -113,14 +114,23 @@ impl Engine {
         })
     }
 
-    /// Empties a mount, here and in the shared cache, as far as this scope may write.
+    /// Empties a mount, here and in the shared cache, as far as this scope may write. Other machines that have it find it empty
+    /// too: what makes it so is later than what they have.
     ///
     /// # Errors
     /// Only what is wrong with the local store.
-    pub async fn remove_cache_mount(&self, name: &Digest) -> Result<(), BuildError> {
+    pub async fn remove_cache_mount(&self, mount: &CacheMount) -> Result<(), BuildError> {
         let failed = |error| BuildError::cache("removing a cache mount", error);
-        self.cache.publish_bundle(&BundleName::cache_mount(name), Bundle::default()).await.map_err(failed)?;
-        super::commit::unlist(self, name).await.map_err(failed)
+        let mut preimage = Preimage::default();
+        preimage
+            .add("kind", "cache-mount-removed")
+            .add("id", mount.id.as_str())
+            .add("name", mount.name)
+            .add("removed", crate::image::time::format(self.now()));
+        let record = self.record(preimage, Vec::new(), Digest::of(""), self.now(), Instant::now());
+        let place = BundleName::cache_mount(&mount.name);
+        self.cache.publish_head(&place, record, true).await.map_err(failed)?;
+        super::commit::unlist(self, &mount.name).await.map_err(failed)
     }
 
     /// Writes what is in a mount as a tar.

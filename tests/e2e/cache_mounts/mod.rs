@@ -2,6 +2,7 @@
 //! fresh runner is what has changed, and what it makes is what it makes from nothing.
 
 mod make;
+mod manage;
 mod random;
 mod sharing;
 mod times;
