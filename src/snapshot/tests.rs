@@ -5,6 +5,7 @@ use std::io;
 use proptest::prelude::*;
 
 use super::*;
+use crate::encoding::{DecodeError, Encoder};
 use crate::layer::{Encoding, Timestamp};
 use crate::tree::Tree;
 
@@ -282,7 +283,17 @@ fn hostile_tables_are_refused() {
     broken(&|snapshot| snapshot.entries[1].metadata.mtime.nanos = 1_000_000_000);
     broken(&|snapshot| snapshot.packs[0].size += 1);
     broken(&|snapshot| snapshot.packs[0].frames[0].raw_size = u64::MAX);
+    broken(&|snapshot| {
+        snapshot.packs[0].frames.push(Frame { id: Digest::of("c"), raw_size: 0, size: 0 });
+    });
+    broken(&|snapshot| {
+        snapshot.packs[0].frames[0].size = 0;
+        snapshot.packs[0].size = 40;
+    });
     broken(&|snapshot| snapshot.packs.clear());
+    for target in [vec![], vec![b'a'; 4096], b"a\0b".to_vec()] {
+        broken(&|snapshot| snapshot.entries.push(entry("b", EntryKind::Symlink { target: target.clone() })));
+    }
     broken(&|snapshot| set(snapshot, vec![extent(Some(0), 400, 101)]));
     broken(&|snapshot| set(snapshot, vec![extent(Some(0), u64::MAX, 2)]));
     broken(&|snapshot| set(snapshot, vec![extent(Some(1), 0, 1)]));
@@ -292,6 +303,80 @@ fn hostile_tables_are_refused() {
     broken(&|snapshot| set(snapshot, vec![extent(None, 0, 5), extent(None, 0, 5)]));
     broken(&|snapshot| set(snapshot, vec![extent(None, 0, u64::MAX), extent(Some(0), 0, 2)]));
     broken(&|snapshot| snapshot.entries[2].kind = EntryKind::File { size: 1, extents: Vec::new() });
+}
+
+/// Who adds up the sizes of everything with a name gets a number.
+#[test]
+fn sizes_together_have_a_limit() {
+    let zeros =
+        |length| EntryKind::File { size: length, extents: vec![Extent { pack: None, offset: 0, length }] };
+    let half = (i64::MAX.cast_unsigned() - 5300 * 2).div_euclid(2);
+    let mut snapshot = sample();
+    snapshot.entries.extend([entry("b", zeros(half)), entry("c", zeros(half))]);
+    snapshot.validate().unwrap();
+    snapshot.entries.push(entry("d", zeros(2)));
+    assert!(matches!(snapshot.validate(), Err(SnapshotError::Limit { .. })));
+    snapshot.entries.pop();
+    snapshot.entries.push(entry("d", EntryKind::HardLink { target: b"b".to_vec() }));
+    assert!(matches!(snapshot.validate(), Err(SnapshotError::Limit { .. })));
+}
+
+/// A table may say, in a few kB, that it has more of something than there is memory for.
+#[test]
+fn what_grows_in_memory_is_refused_before_it_is_read() {
+    const COUNT: usize = 1 << 20;
+    let numbers = |list: &[u64]| {
+        let mut encoder = Encoder::new();
+        for number in list {
+            encoder.uint(*number);
+        }
+        encoder.finish()
+    };
+    let count = COUNT as u64;
+    // Shared, rest, mode, owner, group, seconds, nanoseconds; attributes; time of use, kind, size; extents.
+    let cases = [
+        ("entries", numbers(&[0, 0, count]), 10),
+        ("extents", numbers(&[0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, count]), 3),
+        ("attributes", numbers(&[0, 0, 1, 0, 0, 0, 0, 0, 0, 0, count]), 2),
+        ("index", numbers(&[0, count]), 33),
+        ("packs", numbers(&[count]), 34),
+        ("frames", [numbers(&[1]), vec![0; 33], numbers(&[count])].concat(), 35),
+    ];
+    for (what, head, size) in cases {
+        let payload = [&head[..], &vec![0; COUNT * size]].concat();
+        assert!(sealed::encode(b"", 1, &payload).unwrap().len() < 10_000, "{what}");
+        // Half a dozen bytes of memory for each, which is less than any of them takes.
+        let error = codec::parse(&payload, codec::Room::of(6 * COUNT)).unwrap_err();
+        let DecodeError::Malformed { at, .. } = error else { panic!("{what}: {error}") };
+        let read = if what == "entries" { COUNT / 2 } else { 0 };
+        assert!(at < head.len() + read, "{what} at {at} of {}: {error}", payload.len());
+    }
+    let payload = [numbers(&[0, 0, (crate::layer::ENTRIES_MAX + 1) as u64]), vec![0; 50 << 20]].concat();
+    let wrapped = sealed::encode(b"crossdock-snapshot\n", 1, &payload).unwrap();
+    let error = Snapshot::decode(&wrapped).unwrap_err();
+    let SnapshotError::Malformed { source: DecodeError::Malformed { what, at: 2 }, .. } = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(what, "number of entries");
+}
+
+/// What is written can be read: the same things count in both directions.
+#[test]
+fn room_is_counted_alike_when_writing_and_reading() {
+    let mut snapshot = sample();
+    snapshot.entries[1].metadata.xattrs.insert(b"user.a".to_vec(), b"value".to_vec());
+    let encoded = snapshot.encode().unwrap();
+    let payload = sealed::decode(
+        "snapshot",
+        b"crossdock-snapshot\n",
+        1,
+        &encoded,
+        sealed::Limits { bytes: 1 << 20, raw: 1 << 20 },
+    );
+    let payload = payload.unwrap();
+    let needed = codec::Room::needed(&snapshot);
+    assert_eq!(codec::parse(&payload, codec::Room::of(needed)).unwrap(), snapshot);
+    assert!(codec::parse(&payload, codec::Room::of(needed - 1)).is_err());
 }
 
 #[test]
@@ -306,6 +391,10 @@ fn damage_is_noticed_or_harmless() {
                 let _ = Ledger::decode(&damaged);
             }
         }
+    }
+    for mut bytes in [sample().encode().unwrap(), Ledger::default().encode().unwrap()] {
+        bytes.push(0);
+        assert!(Snapshot::decode(&bytes).is_err() && Ledger::decode(&bytes).is_err());
     }
     // A length that nothing stands for.
     let claim =
