@@ -209,6 +209,85 @@ fn contents_come_back_and_are_stored_once() {
     assert_eq!(packs.read(&all, &extents[0]), edited);
 }
 
+/// A line more in the middle of a text: what is stored anew is a chunk or two.
+#[test]
+fn an_edited_line_of_a_large_text_adds_little() {
+    use std::fmt::Write as _;
+    let text =
+        noise(3, 2 * 140_000).chunks(2).enumerate().fold(String::new(), |mut text, (number, chance)| {
+            writeln!(text, "line {number} has {:05} and {:03}", u32::from(chance[0]) * 251, chance[1])
+                .unwrap();
+            text
+        });
+    assert!(text.len() > 4_000_000);
+    let packs = Packs::default();
+    let (_, written, index, _) = write(&packs, Vec::new(), ChunkIndex::default(), &[text.as_bytes()]);
+    let mut known = ChunkIndex::default();
+    known.add_part(&index.unwrap()).unwrap();
+    let edited = text.replace("line 70000 has", "line 70000 had");
+    assert_ne!(text, edited);
+    let (extents, all, _, _) = write(&packs, written.clone(), known, &[edited.as_bytes()]);
+    assert_eq!(packs.read(&all, &extents[0]), edited.as_bytes());
+    let new = all[written.len()..].iter().map(Pack::raw_size).sum::<u64>();
+    assert!(new <= 2 * chunk::CHUNK_MAX as u64, "{new}");
+}
+
+/// Raw sizes of the frames of each pack.
+fn frames(packs: &[Pack]) -> Vec<Vec<u64>> {
+    packs.iter().map(|pack| pack.frames.iter().map(|frame| frame.raw_size).collect()).collect()
+}
+
+/// Where frames and packs end, as `docs/formats.md` has it.
+#[test]
+fn frames_and_packs_end_where_the_page_says() {
+    const KIB: usize = 1 << 10;
+    let packs = Packs::default();
+    let store = |files: &[Vec<u8>]| {
+        let files: Vec<&[u8]> = files.iter().map(Vec::as_slice).collect();
+        let (extents, written, _, _) = write(&packs, Vec::new(), ChunkIndex::default(), &files);
+        // Reading a file reads its whole pack.
+        for (file, extents) in files.iter().zip(&extents).take(3) {
+            assert_eq!(packs.read(&written, extents), *file);
+        }
+        written
+    };
+    let files = |size: usize, count: u64| (0..count).map(|seed| noise(seed + 1, size)).collect::<Vec<_>>();
+    // A file's first chunk begins a frame if the one before has 256 KiB, and not if it has a byte less.
+    let two = |size: usize| [noise(1, size), noise(2, size), noise(3, size)];
+    assert_eq!(frames(&store(&two(128 * KIB))), [[256 << 10, 128 << 10]]);
+    assert_eq!(frames(&store(&two(128 * KIB - 1))), [[3 * ((128 << 10) - 1)]]);
+    // The small neighbours of a large file are not in its frames, which end behind the chunk that fills them.
+    let large = frames(&store(&[noise(1, 100 * KIB), noise(2, 4000 * KIB), noise(3, 100 * KIB)]));
+    let [large] = &large[..] else { panic!("{large:?}") };
+    let [full @ .., end, neighbour] = &large[..] else { panic!("{large:?}") };
+    assert!(full.len() > 5 && full.iter().all(|size| (512 << 10..640 << 10).contains(size)), "{large:?}");
+    assert!(*end >= 256 << 10 && *neighbour == 100 << 10, "{large:?}");
+    // A pack ends at 32 MiB.
+    let many = store(&files(100 * KIB, 700));
+    let sizes: Vec<u64> = many.iter().map(Pack::raw_size).collect();
+    assert_eq!(sizes, [33_587_200, 33_587_200, 700 * 102_400 - 2 * 33_587_200]);
+    assert!(frames(&many).iter().flatten().all(|size| *size <= 300 << 10));
+}
+
+/// Zeros are a hole from 4 KiB on, and holes are joined.
+#[test]
+fn zeros_are_holes_from_four_kib_on() {
+    let packs = Packs::default();
+    let store = |file: &[u8]| {
+        let (mut extents, written, _, _) = write(&packs, Vec::new(), ChunkIndex::default(), &[file]);
+        assert_eq!(packs.read(&written, &extents[0]), file);
+        extents.remove(0)
+    };
+    assert_eq!(store(&[0; 4095]), [Extent { pack: Some(0), offset: 0, length: 4095 }]);
+    assert_eq!(store(&[0; 4096]), [Extent { pack: None, offset: 0, length: 4096 }]);
+    let mut sparse = vec![0; 3 << 20];
+    sparse[1 << 20..][..100_000].copy_from_slice(&noise(1, 100_000));
+    let extents = store(&sparse);
+    assert!(matches!(extents[..], [Extent { pack: None, .. }, .., Extent { pack: None, .. }]), "{extents:?}");
+    let stored: u64 = extents.iter().filter(|extent| extent.pack.is_some()).map(|extent| extent.length).sum();
+    assert!((100_000..100_000 + 3 * chunk::CHUNK_MAX as u64).contains(&stored), "{extents:?}");
+}
+
 #[test]
 fn files_that_change_are_refused() {
     let packs = Packs::default();
