@@ -28,7 +28,8 @@ pub use write::{PackSink, Writer, Written};
 ///
 /// Invariants ([`Snapshot::validate`] checks them, and decoding does so by itself): entries are sorted by [`compare_paths`] and
 /// unique; the first one is the root directory, whose path is empty; whatever is not the root lies in a directory that is
-/// there; extents lie within their packs, add up to their file's size, and none could be joined with the next.
+/// there; extents lie within their packs, add up to their file's size, and none could be joined with the next; no frame is
+/// empty; link texts are such as Linux allows; and the sizes of all names of files add up to less than 2⁶³.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// The packs that extents refer to.

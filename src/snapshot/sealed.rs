@@ -41,8 +41,10 @@ pub(super) fn decode(
     let payload = Some(length).filter(|length| *length <= limits.raw).and_then(|length| {
         let decoder = zstd::stream::read::Decoder::with_buffer(&bytes[head.position()..]).ok()?;
         let mut payload = Vec::with_capacity(length.min(1 << 20));
-        decoder.single_frame().take(length as u64 + 1).read_to_end(&mut payload).ok()?;
-        (payload.len() == length).then_some(payload)
+        let mut limited = decoder.single_frame().take(length as u64 + 1);
+        limited.read_to_end(&mut payload).ok()?;
+        let is_all = limited.into_inner().finish().is_empty();
+        (payload.len() == length && is_all).then_some(payload)
     });
     payload.ok_or_else(|| head.malformed(what))
 }

@@ -5,6 +5,7 @@ use std::io;
 use proptest::prelude::*;
 
 use super::*;
+use crate::encoding::{DecodeError, Encoder};
 use crate::layer::{Encoding, Timestamp};
 use crate::tree::Tree;
 
@@ -208,6 +209,85 @@ fn contents_come_back_and_are_stored_once() {
     assert_eq!(packs.read(&all, &extents[0]), edited);
 }
 
+/// A line more in the middle of a text: what is stored anew is a chunk or two.
+#[test]
+fn an_edited_line_of_a_large_text_adds_little() {
+    use std::fmt::Write as _;
+    let text =
+        noise(3, 2 * 140_000).chunks(2).enumerate().fold(String::new(), |mut text, (number, chance)| {
+            writeln!(text, "line {number} has {:05} and {:03}", u32::from(chance[0]) * 251, chance[1])
+                .unwrap();
+            text
+        });
+    assert!(text.len() > 4_000_000);
+    let packs = Packs::default();
+    let (_, written, index, _) = write(&packs, Vec::new(), ChunkIndex::default(), &[text.as_bytes()]);
+    let mut known = ChunkIndex::default();
+    known.add_part(&index.unwrap()).unwrap();
+    let edited = text.replace("line 70000 has", "line 70000 had");
+    assert_ne!(text, edited);
+    let (extents, all, _, _) = write(&packs, written.clone(), known, &[edited.as_bytes()]);
+    assert_eq!(packs.read(&all, &extents[0]), edited.as_bytes());
+    let new = all[written.len()..].iter().map(Pack::raw_size).sum::<u64>();
+    assert!(new <= 2 * chunk::CHUNK_MAX as u64, "{new}");
+}
+
+/// Raw sizes of the frames of each pack.
+fn frames(packs: &[Pack]) -> Vec<Vec<u64>> {
+    packs.iter().map(|pack| pack.frames.iter().map(|frame| frame.raw_size).collect()).collect()
+}
+
+/// Where frames and packs end, as `docs/formats.md` has it.
+#[test]
+fn frames_and_packs_end_where_the_page_says() {
+    const KIB: usize = 1 << 10;
+    let packs = Packs::default();
+    let store = |files: &[Vec<u8>]| {
+        let files: Vec<&[u8]> = files.iter().map(Vec::as_slice).collect();
+        let (extents, written, _, _) = write(&packs, Vec::new(), ChunkIndex::default(), &files);
+        // Reading a file reads its whole pack.
+        for (file, extents) in files.iter().zip(&extents).take(3) {
+            assert_eq!(packs.read(&written, extents), *file);
+        }
+        written
+    };
+    let files = |size: usize, count: u64| (0..count).map(|seed| noise(seed + 1, size)).collect::<Vec<_>>();
+    // A file's first chunk begins a frame if the one before has 256 KiB, and not if it has a byte less.
+    let two = |size: usize| [noise(1, size), noise(2, size), noise(3, size)];
+    assert_eq!(frames(&store(&two(128 * KIB))), [[256 << 10, 128 << 10]]);
+    assert_eq!(frames(&store(&two(128 * KIB - 1))), [[3 * ((128 << 10) - 1)]]);
+    // The small neighbours of a large file are not in its frames, which end behind the chunk that fills them.
+    let large = frames(&store(&[noise(1, 100 * KIB), noise(2, 4000 * KIB), noise(3, 100 * KIB)]));
+    let [large] = &large[..] else { panic!("{large:?}") };
+    let [full @ .., end, neighbour] = &large[..] else { panic!("{large:?}") };
+    assert!(full.len() > 5 && full.iter().all(|size| (512 << 10..640 << 10).contains(size)), "{large:?}");
+    assert!(*end >= 256 << 10 && *neighbour == 100 << 10, "{large:?}");
+    // A pack ends at 32 MiB.
+    let many = store(&files(100 * KIB, 700));
+    let sizes: Vec<u64> = many.iter().map(Pack::raw_size).collect();
+    assert_eq!(sizes, [33_587_200, 33_587_200, 700 * 102_400 - 2 * 33_587_200]);
+    assert!(frames(&many).iter().flatten().all(|size| *size <= 300 << 10));
+}
+
+/// Zeros are a hole from 4 KiB on, and holes are joined.
+#[test]
+fn zeros_are_holes_from_four_kib_on() {
+    let packs = Packs::default();
+    let store = |file: &[u8]| {
+        let (mut extents, written, _, _) = write(&packs, Vec::new(), ChunkIndex::default(), &[file]);
+        assert_eq!(packs.read(&written, &extents[0]), file);
+        extents.remove(0)
+    };
+    assert_eq!(store(&[0; 4095]), [Extent { pack: Some(0), offset: 0, length: 4095 }]);
+    assert_eq!(store(&[0; 4096]), [Extent { pack: None, offset: 0, length: 4096 }]);
+    let mut sparse = vec![0; 3 << 20];
+    sparse[1 << 20..][..100_000].copy_from_slice(&noise(1, 100_000));
+    let extents = store(&sparse);
+    assert!(matches!(extents[..], [Extent { pack: None, .. }, .., Extent { pack: None, .. }]), "{extents:?}");
+    let stored: u64 = extents.iter().filter(|extent| extent.pack.is_some()).map(|extent| extent.length).sum();
+    assert!((100_000..100_000 + 3 * chunk::CHUNK_MAX as u64).contains(&stored), "{extents:?}");
+}
+
 #[test]
 fn files_that_change_are_refused() {
     let packs = Packs::default();
@@ -282,7 +362,17 @@ fn hostile_tables_are_refused() {
     broken(&|snapshot| snapshot.entries[1].metadata.mtime.nanos = 1_000_000_000);
     broken(&|snapshot| snapshot.packs[0].size += 1);
     broken(&|snapshot| snapshot.packs[0].frames[0].raw_size = u64::MAX);
+    broken(&|snapshot| {
+        snapshot.packs[0].frames.push(Frame { id: Digest::of("c"), raw_size: 0, size: 0 });
+    });
+    broken(&|snapshot| {
+        snapshot.packs[0].frames[0].size = 0;
+        snapshot.packs[0].size = 40;
+    });
     broken(&|snapshot| snapshot.packs.clear());
+    for target in [vec![], vec![b'a'; 4096], b"a\0b".to_vec()] {
+        broken(&|snapshot| snapshot.entries.push(entry("b", EntryKind::Symlink { target: target.clone() })));
+    }
     broken(&|snapshot| set(snapshot, vec![extent(Some(0), 400, 101)]));
     broken(&|snapshot| set(snapshot, vec![extent(Some(0), u64::MAX, 2)]));
     broken(&|snapshot| set(snapshot, vec![extent(Some(1), 0, 1)]));
@@ -292,6 +382,80 @@ fn hostile_tables_are_refused() {
     broken(&|snapshot| set(snapshot, vec![extent(None, 0, 5), extent(None, 0, 5)]));
     broken(&|snapshot| set(snapshot, vec![extent(None, 0, u64::MAX), extent(Some(0), 0, 2)]));
     broken(&|snapshot| snapshot.entries[2].kind = EntryKind::File { size: 1, extents: Vec::new() });
+}
+
+/// Who adds up the sizes of everything with a name gets a number.
+#[test]
+fn sizes_together_have_a_limit() {
+    let zeros =
+        |length| EntryKind::File { size: length, extents: vec![Extent { pack: None, offset: 0, length }] };
+    let half = (i64::MAX.cast_unsigned() - 5300 * 2).div_euclid(2);
+    let mut snapshot = sample();
+    snapshot.entries.extend([entry("b", zeros(half)), entry("c", zeros(half))]);
+    snapshot.validate().unwrap();
+    snapshot.entries.push(entry("d", zeros(2)));
+    assert!(matches!(snapshot.validate(), Err(SnapshotError::Limit { .. })));
+    snapshot.entries.pop();
+    snapshot.entries.push(entry("d", EntryKind::HardLink { target: b"b".to_vec() }));
+    assert!(matches!(snapshot.validate(), Err(SnapshotError::Limit { .. })));
+}
+
+/// A table may say, in a few kB, that it has more of something than there is memory for.
+#[test]
+fn what_grows_in_memory_is_refused_before_it_is_read() {
+    const COUNT: usize = 1 << 20;
+    let numbers = |list: &[u64]| {
+        let mut encoder = Encoder::new();
+        for number in list {
+            encoder.uint(*number);
+        }
+        encoder.finish()
+    };
+    let count = COUNT as u64;
+    // Shared, rest, mode, owner, group, seconds, nanoseconds; attributes; time of use, kind, size; extents.
+    let cases = [
+        ("entries", numbers(&[0, 0, count]), 10),
+        ("extents", numbers(&[0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, count]), 3),
+        ("attributes", numbers(&[0, 0, 1, 0, 0, 0, 0, 0, 0, 0, count]), 2),
+        ("index", numbers(&[0, count]), 33),
+        ("packs", numbers(&[count]), 34),
+        ("frames", [numbers(&[1]), vec![0; 33], numbers(&[count])].concat(), 35),
+    ];
+    for (what, head, size) in cases {
+        let payload = [&head[..], &vec![0; COUNT * size]].concat();
+        assert!(sealed::encode(b"", 1, &payload).unwrap().len() < 10_000, "{what}");
+        // Half a dozen bytes of memory for each, which is less than any of them takes.
+        let error = codec::parse(&payload, codec::Room::of(6 * COUNT)).unwrap_err();
+        let DecodeError::Malformed { at, .. } = error else { panic!("{what}: {error}") };
+        let read = if what == "entries" { COUNT / 2 } else { 0 };
+        assert!(at < head.len() + read, "{what} at {at} of {}: {error}", payload.len());
+    }
+    let payload = [numbers(&[0, 0, (crate::layer::ENTRIES_MAX + 1) as u64]), vec![0; 50 << 20]].concat();
+    let wrapped = sealed::encode(b"crossdock-snapshot\n", 1, &payload).unwrap();
+    let error = Snapshot::decode(&wrapped).unwrap_err();
+    let SnapshotError::Malformed { source: DecodeError::Malformed { what, at: 2 }, .. } = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(what, "number of entries");
+}
+
+/// What is written can be read: the same things count in both directions.
+#[test]
+fn room_is_counted_alike_when_writing_and_reading() {
+    let mut snapshot = sample();
+    snapshot.entries[1].metadata.xattrs.insert(b"user.a".to_vec(), b"value".to_vec());
+    let encoded = snapshot.encode().unwrap();
+    let payload = sealed::decode(
+        "snapshot",
+        b"crossdock-snapshot\n",
+        1,
+        &encoded,
+        sealed::Limits { bytes: 1 << 20, raw: 1 << 20 },
+    );
+    let payload = payload.unwrap();
+    let needed = codec::Room::needed(&snapshot);
+    assert_eq!(codec::parse(&payload, codec::Room::of(needed)).unwrap(), snapshot);
+    assert!(codec::parse(&payload, codec::Room::of(needed - 1)).is_err());
 }
 
 #[test]
@@ -306,6 +470,10 @@ fn damage_is_noticed_or_harmless() {
                 let _ = Ledger::decode(&damaged);
             }
         }
+    }
+    for mut bytes in [sample().encode().unwrap(), Ledger::default().encode().unwrap()] {
+        bytes.push(0);
+        assert!(Snapshot::decode(&bytes).is_err() && Ledger::decode(&bytes).is_err());
     }
     // A length that nothing stands for.
     let claim =

@@ -100,7 +100,8 @@ impl<S: PackSink> Writer<S> {
     /// Stores a file's content, of which there are `size` bytes.
     ///
     /// # Errors
-    /// If it has another length, cannot be read, or cannot be stored.
+    /// If it has another length, cannot be read, or cannot be stored. After the last, some of what other files refer to
+    /// may be stored nowhere: the writer is to be given up.
     pub fn file(
         &mut self,
         path: &[u8],
