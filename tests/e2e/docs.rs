@@ -56,10 +56,10 @@ fn asked(command: &str) -> Option<(Vec<String>, Vec<String>)> {
     let subcommands = rest
         .iter()
         .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-'))
-        .take(if matches!(rest.first(), Some(&"cache" | &"inspect" | &"token" | &"admin" | &"policy")) {
-            2
-        } else {
-            1
+        .take(match rest[..] {
+            ["cache", "mounts", ..] => 3,
+            ["cache" | "inspect" | "token" | "admin" | "policy", ..] => 2,
+            _ => 1,
         })
         .map(ToString::to_string)
         .collect();
