@@ -143,7 +143,8 @@ impl Engine {
         out: impl Write + Send + 'static,
     ) -> Result<(), BuildError> {
         let layers = Layers::new(self)?;
-        let (tree, files) = head::tree_of(&content.head.snapshot);
+        let shown = head::tree_of(&content.head.snapshot);
+        let (tree, files) = shown.map_err(|error| BuildError::cache("reading a cache mount", error))?;
         let contents = head::contents(&layers, Some(&content.head), files);
         self.blocking(move || {
             let written = tar::write(&tree, &content.head.snapshot, &contents, out);
