@@ -12,8 +12,7 @@ use crate::layer::{
     self, LayerError, Metadata, RawEntry, RawKind, TarReader, Timestamp, display_path, path_problem,
 };
 use crate::snapshot::{Entry, EntryKind, PackSink, Snapshot, SnapshotError, Writer};
-use crate::trace::Contents as _;
-use crate::tree::{Node, Tree};
+use crate::tree::Tree;
 
 /// A tar that unpacks to more bytes than this is taken for a bomb.
 const BYTES_MAX: u64 = 1 << 40;
@@ -210,8 +209,7 @@ fn append(
             header.set_entry_type(EntryType::Regular);
             header.set_size(*size);
             let Some(node) = tree.get(&entry.path) else { return Err(io::ErrorKind::NotFound.into()) };
-            let reader = FileReader { contents, path: &entry.path, node: node.node, at: 0 };
-            builder.append_data(header, name, reader)
+            builder.append_data(header, name, contents.reader(node.node))
         }
         EntryKind::HardLink { target } => {
             header.set_entry_type(EntryType::Link);
@@ -245,21 +243,4 @@ fn pax_time(time: Timestamp) -> String {
     let sign = if nanos < 0 { "-" } else { "" };
     let nanos = nanos.unsigned_abs();
     format!("{sign}{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
-}
-
-struct FileReader<'f> {
-    contents: &'f PackContents,
-    path: &'f [u8],
-    node: &'f Node,
-    at: u64,
-}
-
-impl Read for FileReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.node.size() - self.at).unwrap_or(usize::MAX);
-        let count = left.min(buffer.len());
-        self.contents.read(self.path, self.node, self.at, &mut buffer[..count])?;
-        self.at += count as u64;
-        Ok(count)
-    }
 }
