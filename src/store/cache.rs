@@ -133,6 +133,8 @@ pub(super) struct Inner {
     sent: Mutex<HashSet<Digest>>,
     /// Blobs of the local store whose content was found to be right.
     verified: Mutex<HashSet<Digest>>,
+    /// The latest head of each name that this build has made.
+    heads: Mutex<HashMap<BundleName, Key>>,
     uploads: Semaphore,
     pending: AtomicU64,
     failed: AtomicU64,
@@ -233,6 +235,7 @@ impl Cache {
             sending: Gates::default(),
             sent: Mutex::default(),
             verified: Mutex::default(),
+            heads: Mutex::default(),
             uploads: Semaphore::new(UPLOADS),
             pending: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -547,9 +550,13 @@ impl Cache {
         bundles
     }
 
-    /// Stores a bundle in the remote store, in the background.
-    pub fn send_bundle(&self, name: &BundleName, bundle: Bundle) {
-        self.in_background(Upload::Bundle(*name, self.0.options.write_scope.clone(), bundle));
+    /// Stores a bundle in the remote store, if anything may be written there. That it fails is told by the store itself.
+    pub async fn send_bundle(&self, name: &BundleName, bundle: &Bundle) {
+        let inner = &self.0;
+        if let Some(remote) = inner.remote.as_ref().filter(|_| !inner.options.read_only) {
+            let scope = &inner.options.write_scope;
+            let _ = remote.send(remote.store().write_bundle(name, scope, bundle)).await;
+        }
     }
 
     /// The record that is the head of `name`: of the most trusted scope that has one, and of the local store's and the remote
@@ -614,6 +621,7 @@ impl Cache {
         let head = Bundle { steps: vec![BundleStep { slot: String::new(), record: record.clone() }] };
         inner.local.write_bundle(name, &record.scope, &head).await?;
         if sends {
+            inner.heads.lock().unwrap_or_else(PoisonError::into_inner).insert(*name, record.key());
             self.in_background(Upload::Head(*name, Box::new(record)));
         }
         Ok(())
@@ -720,9 +728,13 @@ impl Cache {
                 }
                 Upload::Head(name, record) => {
                     let sent = inner.upload(remote, &record, None).await;
-                    let scope = record.scope.clone();
+                    let (scope, key) = (record.scope.clone(), record.key());
+                    // One that was made later may have been faster: it stays.
+                    let heads = || inner.heads.lock().unwrap_or_else(PoisonError::into_inner);
+                    let is_latest = heads().get(&name) == Some(&key);
                     let head = Bundle { steps: vec![BundleStep { slot: String::new(), record: *record }] };
-                    sent && remote.send(remote.store().write_bundle(&name, &scope, &head)).await.is_some()
+                    sent && (!is_latest
+                        || remote.send(remote.store().write_bundle(&name, &scope, &head)).await.is_some())
                 }
                 Upload::Bundle(name, scope, bundle) => {
                     remote.send(remote.store().write_bundle(&name, &scope, &bundle)).await.is_some()

@@ -424,9 +424,10 @@ pub(super) async fn unlist(engine: &Engine, name: &Digest) -> Result<(), StoreEr
     change_lists(engine, true, |bundle| bundle.steps.retain(|step| step.slot != slot)).await
 }
 
-/// Changes this machine's list, and the shared one: each says what is there. Two who do so at once lose one of the changes,
-/// until that mount is used again.
+/// Changes this machine's list, and the shared one: each says what is there. Of two builds that do so at once one loses its change,
+/// until that mount is used again; the mounts of one build wait for each other.
 async fn change_lists(engine: &Engine, sends: bool, change: impl Fn(&mut Bundle)) -> Result<(), StoreError> {
+    let _alone = engine.mounts.lists().lock_owned().await;
     let place = BundleName::cache_mounts();
     let scope = engine.cache.write_scope().clone();
     let local = engine.cache.local();
@@ -444,7 +445,7 @@ async fn change_lists(engine: &Engine, sends: bool, change: impl Fn(&mut Bundle)
             .next()
             .unwrap_or_default();
         change(&mut there);
-        engine.cache.send_bundle(&place, there);
+        engine.cache.send_bundle(&place, &there).await;
     }
     Ok(())
 }

@@ -147,6 +147,8 @@ pub(crate) struct CacheMounts(Arc<Mutex<Shared>>);
 struct Shared {
     slots: HashMap<Digest, Arc<Slot>>,
     commits: Vec<JoinHandle<()>>,
+    /// Held by who changes the lists of mounts.
+    lists: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// One mount.
@@ -242,6 +244,10 @@ impl CacheMounts {
             commit::commit(&engine, live, uses).await;
         });
         lock(&self.0).commits.push(commit);
+    }
+
+    fn lists(&self) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(&lock(&self.0).lists)
     }
 
     /// Waits until all that was used is stored on this machine, and on its way to others.
