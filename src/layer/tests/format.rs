@@ -425,6 +425,7 @@ fn archives_have_exact_times_and_names_that_mean_something_in_layers() {
             (found, wanted) => panic!("{found:?} instead of {wanted:?}"),
         }
     }
-    let short = ArchiveWriter::new(Vec::new()).entry(b"f", &at(0, 0), Item::File { size: 4 }, &mut &b"abc"[..]);
+    let short =
+        ArchiveWriter::new(Vec::new()).entry(b"f", &at(0, 0), Item::File { size: 4 }, &mut &b"abc"[..]);
     assert!(matches!(short, Err(LayerError::Changed { .. })), "{short:?}");
 }
