@@ -443,7 +443,7 @@ impl Solver<'_> {
             && !self.progress.told_untraced.swap(true, std::sync::atomic::Ordering::Relaxed)
         {
             let message = format!(
-                "what commands read is not traced ({reason}): they start from unpacked layers, and run again when anything in them has changed"
+                "what commands read is not traced ({reason}): they start from unpacked layers, run again when anything in them has changed, and have cache mounts of this machine only"
             );
             self.emit(Event::Warning { message });
         }

@@ -8,7 +8,7 @@ use super::sealed::{self, Limits};
 use crate::digest::Hasher;
 use crate::encoding::{DecodeError, Decoder, Encoder};
 use crate::layer::{Timestamp, path_problem};
-use crate::tree::{Child, NodeKind};
+use crate::tree::{Child, NodeKind, kind_number};
 
 const MAGIC: &[u8] = b"crossdock-ledger\n";
 const VERSION: u64 = 1;
@@ -119,7 +119,7 @@ fn read(d: &mut Decoder<'_>) -> Result<BTreeMap<Vec<u8>, Sight>, DecodeError> {
 pub fn identity(child: &Child) -> Identity {
     let node = child.node();
     let mut encoder = Encoder::new();
-    encoder.uint(kind(&node.kind)).uint(node.metadata.mode.into());
+    encoder.uint(kind_number(node).into()).uint(node.metadata.mode.into());
     match (&node.kind, child) {
         (NodeKind::File { size, content }, _) => {
             encoder.uint(*size).digest(content);
@@ -132,7 +132,7 @@ pub fn identity(child: &Child) -> Identity {
         }
         (NodeKind::Directory, Child::Directory(directory)) => {
             for (name, child) in directory.children() {
-                encoder.bytes(name).uint(kind(&child.node().kind));
+                encoder.bytes(name).uint(kind_number(child.node()).into());
             }
         }
         (NodeKind::Directory | NodeKind::Fifo, _) => {}
@@ -143,15 +143,4 @@ pub fn identity(child: &Child) -> Identity {
     let mut identity = Identity::default();
     identity.copy_from_slice(&hasher.finish().as_bytes()[..16]);
     identity
-}
-
-fn kind(kind: &NodeKind) -> u64 {
-    match kind {
-        NodeKind::Directory => 0,
-        NodeKind::File { .. } => 1,
-        NodeKind::Symlink { .. } => 2,
-        NodeKind::CharDevice { .. } => 3,
-        NodeKind::BlockDevice { .. } => 4,
-        NodeKind::Fifo => 5,
-    }
 }

@@ -15,6 +15,7 @@ pub use apply::TreeError;
 pub use changes::{Change, ChangeKind, changes};
 pub use handle::{Child, DirHandle};
 pub use node::{Node, NodeKind, NodeRef, Origin, Tree, Walk, child_path};
+pub(crate) use observe::kind_number;
 pub use observe::{Look, Observer, Seen};
 pub use resolve::{ResolveError, Resolved};
 

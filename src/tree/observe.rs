@@ -85,7 +85,7 @@ impl<'t> Observer<'t> {
             }
             if look.has(Look::NAMES) {
                 for (name, child) in self.tree.children(path) {
-                    encoder.bytes(name).uint(kind(&child).into());
+                    encoder.bytes(name).uint(kind_number(&child).into());
                 }
             }
         }
@@ -99,7 +99,7 @@ impl<'t> Observer<'t> {
     }
 
     fn node(&self, e: &mut Encoder, node: NodeRef<'_>) {
-        e.uint(kind(&node).into());
+        e.uint(kind_number(&node).into());
         match &node.kind {
             NodeKind::File { size, .. } => {
                 e.uint(*size);
@@ -138,7 +138,8 @@ impl<'t> Observer<'t> {
     }
 }
 
-fn kind(node: &Node) -> u8 {
+/// What kind a node is, as a number of a format.
+pub(crate) fn kind_number(node: &Node) -> u8 {
     match node.kind {
         NodeKind::Directory => 0,
         NodeKind::File { .. } => 1,

@@ -174,31 +174,33 @@ impl Contents {
             return self.read_sparse(layer, node, at, buffer);
         }
         let beyond = node.origin.offset.saturating_add(node.size());
-        self.read_tar(layer, node.origin.offset.saturating_add(at), beyond, buffer)?;
+        let at = node.origin.offset.saturating_add(at);
+        read_frames(&self.pool, layer, &self.counts, at, beyond, buffer)?;
         Ok(wanted)
     }
+}
 
-    /// Fills `buffer` with what a layer's tar has from `at` on. Up to `beyond` it is likely to be read next.
-    fn read_tar(
-        &self,
-        layer: &Arc<LayerFrames>,
-        at: u64,
-        beyond: u64,
-        buffer: &mut [u8],
-    ) -> Result<(), ContentError> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            let here = at.saturating_add(filled as u64);
-            let (number, start) = layer.frame_at(here).ok_or_else(|| layer.wrong(&"it ends too early"))?;
-            let last = layer.frame_at(beyond.saturating_sub(1)).map_or(number, |(last, _)| last);
-            let raw = self.pool.frame(layer, number, last.max(number), &self.counts)?;
-            let data = raw.get((here - start) as usize..).unwrap_or_default();
-            let count = data.len().min(buffer.len() - filled);
-            buffer[filled..filled + count].copy_from_slice(&data[..count]);
-            filled += count;
-        }
-        Ok(())
+/// Fills `buffer` with what a layer's tar, or a pack, has from `at` on. Up to `beyond` it is likely to be read next.
+fn read_frames(
+    pool: &Arc<Pool>,
+    layer: &Arc<LayerFrames>,
+    counts: &Counts,
+    at: u64,
+    beyond: u64,
+    buffer: &mut [u8],
+) -> Result<(), ContentError> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        let here = at.saturating_add(filled as u64);
+        let (number, start) = layer.frame_at(here).ok_or_else(|| layer.wrong(&"it ends too early"))?;
+        let last = layer.frame_at(beyond.saturating_sub(1)).map_or(number, |(last, _)| last);
+        let raw = pool.frame(layer, number, last.max(number), counts)?;
+        let data = raw.get((here - start) as usize..).unwrap_or_default();
+        let count = data.len().min(buffer.len() - filled);
+        buffer[filled..filled + count].copy_from_slice(&data[..count]);
+        filled += count;
     }
+    Ok(())
 }
 
 impl Drop for Contents {

@@ -1,9 +1,9 @@
 //! Contents of files of a snapshot, read out of its packs.
 
-use std::io;
+use std::io::{self, Read};
 use std::sync::{Arc, OnceLock};
 
-use super::{ContentError, Counts, LayerFrames, Pool};
+use super::{ContentError, Counts, LayerFrames, Pool, read_frames};
 use crate::layer::{LayerDescriptor, MediaType, Toc};
 use crate::record::Key;
 use crate::snapshot::{Extent, Pack};
@@ -81,20 +81,32 @@ impl PackContents {
             buffer.fill(0);
             return Ok(());
         };
-        let beyond = extent.offset.saturating_add(extent.length);
-        let mut at = extent.offset.saturating_add(skipped);
-        let mut filled = 0;
-        while filled < buffer.len() {
-            let (number, start) = pack.frame_at(at).ok_or_else(|| pack.wrong(&"it ends too early"))?;
-            let last = pack.frame_at(beyond.saturating_sub(1)).map_or(number, |(last, _)| last);
-            let raw = self.pool.frame(pack, number, last.max(number), &self.counts)?;
-            let data = raw.get((at - start) as usize..).unwrap_or_default();
-            let count = data.len().min(buffer.len() - filled);
-            buffer[filled..filled + count].copy_from_slice(&data[..count]);
-            filled += count;
-            at += count as u64;
-        }
-        Ok(())
+        let (at, beyond) =
+            (extent.offset.saturating_add(skipped), extent.offset.saturating_add(extent.length));
+        read_frames(&self.pool, pack, &self.counts, at, beyond, buffer)
+    }
+
+    /// A reader for the whole content of the file `node`.
+    pub(crate) fn reader<'f>(&'f self, node: &'f Node) -> PackReader<'f> {
+        PackReader { contents: self, node, at: 0 }
+    }
+}
+
+/// Reads one file from its beginning to its end.
+#[derive(Debug)]
+pub(crate) struct PackReader<'f> {
+    contents: &'f PackContents,
+    node: &'f Node,
+    at: u64,
+}
+
+impl Read for PackReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.node.size().saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let count = left.min(buffer.len());
+        trace::Contents::read(self.contents, b"", self.node, self.at, &mut buffer[..count])?;
+        self.at += count as u64;
+        Ok(count)
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{ContentError, Contents, LayerFrames, lock};
+use super::{ContentError, Contents, LayerFrames, lock, read_frames};
 use crate::digest::{Digest, Hashing};
 use crate::layer::{self, Item, LayerError, LayerVisitor, Metadata, ScanOptions};
 use crate::store::DirectoryStore;
@@ -117,7 +117,8 @@ impl Read for Tar<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let end = self.layer.raw_size();
         let count = usize::try_from(end - self.at).unwrap_or(usize::MAX).min(buffer.len());
-        let read = self.contents.read_tar(self.layer, self.at, end, &mut buffer[..count]);
+        let Contents { pool, counts, .. } = self.contents;
+        let read = read_frames(pool, self.layer, counts, self.at, end, &mut buffer[..count]);
         read.map_err(io::Error::other)?;
         self.at += count as u64;
         Ok(count)

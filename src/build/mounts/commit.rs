@@ -23,7 +23,6 @@ use crate::snapshot::{
     ChunkIndex, EntryKind, INDEX_BYTES_MAX, Ledger, PackSink, Sight, Snapshot, Writer, merge_index,
 };
 use crate::store::{BlobSource, Store as _, StoreError};
-use crate::trace::Contents as _;
 use crate::tree::Look;
 
 /// Threads that compress: the build goes on beside.
@@ -258,7 +257,7 @@ impl Committing<'_> {
             items.iter().filter(|(_, item)| is_doomed(item)).map(|(path, _)| path).collect();
         for path in paths {
             let Some(node) = self.live.tree.get(&path).map(|node| node.node.clone()) else { continue };
-            let mut reader = SnapshotFile { live: self.live, path: &path, node: &node, at: 0 };
+            let mut reader = self.live.contents.reader(&node);
             let extents = writer.file(&path, node.size(), &mut reader).map_err(failed_to_store)?;
             if let Some(item) = items.get_mut(&path) {
                 item.kind = EntryKind::File { size: node.size(), extents };
@@ -464,24 +463,6 @@ impl PackSink for Sink<'_> {
         let source = BlobSource::File(file.path().to_owned());
         let stored = self.engine.cache.local().write_blob(digest, source);
         self.handle.block_on(stored).map(drop).map_err(io::Error::other)
-    }
-}
-
-/// A file of the snapshot that the mount began with.
-struct SnapshotFile<'f> {
-    live: &'f Live,
-    path: &'f [u8],
-    node: &'f crate::tree::Node,
-    at: u64,
-}
-
-impl io::Read for SnapshotFile<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.node.size() - self.at).unwrap_or(usize::MAX);
-        let count = left.min(buffer.len());
-        self.live.contents.read(self.path, self.node, self.at, &mut buffer[..count])?;
-        self.at += count as u64;
-        Ok(count)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::digest::Digest;
 use crate::layer::{self, Timestamp, Toc};
 use crate::record::{BundleName, Key, Record};
 use crate::snapshot::{EntryKind, Extent, LEDGER_BYTES_MAX, Ledger, SNAPSHOT_BYTES_MAX, Snapshot};
-use crate::tree::Tree;
+use crate::tree::{Tree, TreeError};
 
 /// Clocks of machines that have a common one differ by less than this; so long is waited.
 const SKEW_WAITED: Duration = Duration::from_secs(2);
@@ -101,7 +101,10 @@ fn nanos(time: Timestamp) -> i128 {
 }
 
 /// What a snapshot looks like, and where the contents of its files are: their numbers are in the origins of the nodes.
-pub(super) fn tree_of(snapshot: &Snapshot) -> (Tree, Vec<Vec<Extent>>) {
+///
+/// # Errors
+/// None that a valid snapshot could lead to: its rules are stricter than a layer's.
+pub(super) fn tree_of(snapshot: &Snapshot) -> Result<(Tree, Vec<Vec<Extent>>), TreeError> {
     let mut files = Vec::new();
     let entries = snapshot.entries.iter().map(|entry| {
         let kind = match &entry.kind {
@@ -126,9 +129,8 @@ pub(super) fn tree_of(snapshot: &Snapshot) -> (Tree, Vec<Vec<Extent>>) {
     });
     let toc = Toc { entries: entries.collect(), frames: Vec::new() };
     let mut tree = Tree::empty();
-    // A snapshot's rules are stricter than a layer's.
-    let _ = tree.apply(0, &toc);
-    (tree, files)
+    tree.apply(0, &toc)?;
+    Ok((tree, files))
 }
 
 /// The contents of a snapshot.

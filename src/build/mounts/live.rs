@@ -55,7 +55,9 @@ impl Live {
         let directory = engine.cache.local().tmp_dir().map_err(failed)?;
         let upper = directory.path().join("upper");
         fs_err::create_dir(&upper).map_err(|error| BuildError::cache("opening a cache mount", error))?;
-        let (tree, files) = head.as_ref().map_or_else(Default::default, |head| head::tree_of(&head.snapshot));
+        let shown = head.as_ref().map(|head| head::tree_of(&head.snapshot)).transpose();
+        let (tree, files) =
+            shown.map_err(|error| BuildError::cache("opening a cache mount", error))?.unwrap_or_default();
         let tree = Arc::new(tree);
         let is_seeded = head.is_none() && !initial.input.is_empty();
         match tree.get(b"").filter(|_| head.is_some()) {

@@ -182,7 +182,8 @@ impl Engine {
         encoding: Encoding,
     ) -> Result<(), BuildError> {
         let layers = Layers::new(self)?;
-        let (tree, files) = head::tree_of(&content.head.snapshot);
+        let shown = head::tree_of(&content.head.snapshot);
+        let (tree, files) = shown.map_err(|error| BuildError::cache("reading a cache mount", error))?;
         let contents = head::contents(&layers, Some(&content.head), files);
         let name = describe(destination);
         let destination = destination.clone();

@@ -11,8 +11,7 @@ use crate::layer::{
     parent_path,
 };
 use crate::snapshot::{EntryKind, Extent, PackSink, Snapshot, Writer};
-use crate::trace::Contents as _;
-use crate::tree::{Node, Tree};
+use crate::tree::Tree;
 
 /// What a tar has, with its contents in the packs of `writer`. Later entries win; directories that are missing are made.
 ///
@@ -117,7 +116,7 @@ pub(super) fn write<W: Write>(
             EntryKind::File { size, .. } => {
                 let gone = || LayerError::entry(&entry.path, "is not in its own snapshot");
                 let node = tree.get(&entry.path).ok_or_else(gone)?.node;
-                reader = FileReader { contents, path: &entry.path, node, at: 0 };
+                reader = contents.reader(node);
                 (layer::Item::File { size: *size }, &mut reader as &mut dyn Read)
             }
             EntryKind::Directory => (layer::Item::Directory, nothing),
@@ -134,21 +133,4 @@ pub(super) fn write<W: Write>(
         tar.entry(&entry.path, &entry.metadata, item, content)?;
     }
     tar.finish()
-}
-
-struct FileReader<'f> {
-    contents: &'f PackContents,
-    path: &'f [u8],
-    node: &'f Node,
-    at: u64,
-}
-
-impl Read for FileReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.node.size() - self.at).unwrap_or(usize::MAX);
-        let count = left.min(buffer.len());
-        self.contents.read(self.path, self.node, self.at, &mut buffer[..count])?;
-        self.at += count as u64;
-        Ok(count)
-    }
 }
