@@ -564,8 +564,13 @@ pub enum CacheCommand {
     #[command(after_help = examples::CACHE_VERIFY)]
     Verify(CacheVerifyCommand),
     /// Show and change cache mounts (`RUN --mount=type=cache`)
-    #[command(subcommand, after_help = examples::CACHE_MOUNTS)]
-    Mounts(CacheMountsCommand),
+    #[command(after_help = examples::CACHE_MOUNTS, subcommand_required = true, arg_required_else_help = true)]
+    #[command(disable_help_subcommand = true)]
+    Mounts {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: CacheMountsCommand,
+    },
 }
 
 /// `crossdock cache mounts`.
@@ -603,7 +608,7 @@ pub struct MountsListCommand {
 /// `crossdock cache mounts inspect`.
 #[derive(Debug, Clone, Args)]
 pub struct MountsInspectCommand {
-    /// The mount's id, or the first digits of its name
+    /// The mount's id, or the first 12 digits of its name
     #[arg(value_name = "ID")]
     pub id: String,
 
@@ -624,7 +629,7 @@ pub struct MountsInspectCommand {
 #[derive(Debug, Clone, Args)]
 #[command(group = clap::ArgGroup::new("which").required(true))]
 pub struct MountsRemoveCommand {
-    /// The mounts' ids, or the first digits of their names
+    /// The mounts' ids, or the first 12 digits of their names
     #[arg(value_name = "ID", group = "which")]
     pub ids: Vec<String>,
 
@@ -644,7 +649,7 @@ pub struct MountsRemoveCommand {
 /// `crossdock cache mounts export`.
 #[derive(Debug, Clone, Args)]
 pub struct MountsExportCommand {
-    /// The mount's id, or the first digits of its name
+    /// The mount's id, or the first 12 digits of its name
     #[arg(value_name = "ID")]
     pub id: String,
 
@@ -660,12 +665,12 @@ pub struct MountsExportCommand {
 /// `crossdock cache mounts import`.
 #[derive(Debug, Clone, Args)]
 pub struct MountsImportCommand {
-    /// The mount's id: that of the `RUN`, or its target
+    /// The mount's id: that of the `RUN`, or its target. One that is not known yet is made
     #[arg(value_name = "ID")]
     pub id: String,
 
     /// The tar, compressed or not: a file, or `-` for standard input
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", default_value = "-", hide_default_value = true)]
     pub file: PathBuf,
 
     #[command(flatten)]

@@ -101,7 +101,7 @@ pub(super) fn command(command: &CacheCommand, environment: &Environment) -> Resu
                 return Ok(ExitStatus::Found);
             }
         }
-        CacheCommand::Mounts(args) => super::mounts::command(args, environment, &runtime)?,
+        CacheCommand::Mounts { command } => super::mounts::command(command, environment, &runtime)?,
     }
     Ok(ExitStatus::Success)
 }

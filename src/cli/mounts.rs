@@ -1,7 +1,8 @@
 //! `crossdock cache mounts`.
 
-use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,18 +18,16 @@ use super::cache::{confirm, print_json, table};
 use super::environment::Environment;
 use super::error::CliError;
 use super::report::{self, sanitize};
-use crate::build::{CacheMount, CacheMountContent, Engine};
+use crate::build::{CacheMount, CacheMountContent, Destination, Engine};
 use crate::bytes::ByteSize;
 use crate::hint::did_you_mean;
 use crate::image::time;
-use crate::layer::display_path;
+use crate::layer::{Encoding, display_path};
+use crate::record::Scope;
 use crate::snapshot::{Entry, EntryKind};
 
-/// Fewer digits of a name name too much.
-const DIGITS_MIN: usize = 4;
-
-/// As many digits of a name are shown.
-const DIGITS_SHOWN: usize = 12;
+/// As many digits of a name are shown, and must be given.
+const DIGITS: usize = 12;
 
 /// How long is waited until the shared cache has what was changed.
 const GRACE: Duration = Duration::from_mins(10);
@@ -47,21 +46,30 @@ pub(super) fn command(
         CacheMountsCommand::Import(args) => &args.cache,
     };
     runtime.block_on(async {
-        let engine = engine(cache, environment).await?;
+        let changes = matches!(command, CacheMountsCommand::Rm(_) | CacheMountsCommand::Import(_));
+        let engine = engine(cache, changes, environment).await?;
         match command {
             CacheMountsCommand::Ls(args) => list(&engine.cache_mounts().await, args.format),
             CacheMountsCommand::Inspect(args) => inspect(&engine, args).await,
             CacheMountsCommand::Rm(args) => remove(&engine, args, environment).await,
-            CacheMountsCommand::Export(args) => export(&engine, args).await,
-            CacheMountsCommand::Import(args) => import(&engine, args).await,
+            CacheMountsCommand::Export(args) => export(&engine, args, environment).await,
+            CacheMountsCommand::Import(args) => import(&engine, args, environment).await,
         }
     })
 }
 
-async fn engine(cache: &CacheArgs, environment: &Environment) -> Result<Engine, CliError> {
+/// With a shared cache that cannot be used, only what is here can be shown, and nothing is changed.
+async fn engine(cache: &CacheArgs, changes: bool, environment: &Environment) -> Result<Engine, CliError> {
     let settings = Settings::resolve(cache, environment)?;
-    let reporter = report::choose(Progress::Quiet, environment);
-    backend::engine(Machine::idle(), &settings, reporter, Cancel::new()?).await
+    let reporter = report::choose(Progress::Plain, environment);
+    let engine = backend::engine(Machine::idle(), &settings, reporter, Cancel::new()?).await?;
+    match &settings.shared {
+        Some(_) if changes && engine.cache.remote().is_none() => {
+            Err(CliError::system(anyhow::Error::msg("the shared cache cannot be used"))
+                .hint("give `--cache ''` to change only what is on this machine"))
+        }
+        _ => Ok(engine),
+    }
 }
 
 /// Waits until the shared cache has it too.
@@ -69,13 +77,14 @@ async fn flush(engine: &Engine) -> Result<(), CliError> {
     let report = engine.cache.flush(GRACE).await;
     if report.failed + report.pending > 0 {
         let location = engine.cache.remote().unwrap_or_else(|| "the shared cache".to_owned());
-        return Err(CliError::message(format!("it is done on this machine, and {location} did not take it")));
+        let message = format!("it is done on this machine, and {location} did not take it");
+        return Err(CliError::system(anyhow::Error::msg(message)));
     }
     Ok(())
 }
 
 fn digits(mount: &CacheMount) -> String {
-    mount.name.hex().chars().take(DIGITS_SHOWN).collect()
+    mount.name.hex().chars().take(DIGITS).collect()
 }
 
 fn place(mount: &CacheMount) -> &'static str {
@@ -118,24 +127,31 @@ fn list(mounts: &[CacheMount], format: Format) -> Result<(), CliError> {
     super::print(&table(&rows))
 }
 
-/// The mount with this id, or whose name begins with these digits: that of the most trusted scope. `None` if there is none.
-fn find<'m>(mounts: &'m [CacheMount], id: &str) -> Result<Option<&'m CacheMount>, CliError> {
-    let is_named = |mount: &&CacheMount| {
-        mount.id == id || id.len() >= DIGITS_MIN && mount.name.hex().starts_with(&id.to_ascii_lowercase())
-    };
-    let found: Vec<&CacheMount> = mounts.iter().filter(is_named).collect();
-    if found.iter().any(|mount| mount.name != found[0].name) {
-        let mut names: Vec<String> = found.iter().map(|mount| digits(mount)).collect();
-        names.dedup();
+/// The mount with this id or, if there is none, whose name begins with these digits; of several scopes that have it, that of
+/// the one that steps look into first. `None` if there is none.
+fn find<'m>(
+    mounts: &'m [CacheMount],
+    id: &str,
+    scopes: &[Scope],
+) -> Result<Option<&'m CacheMount>, CliError> {
+    let mut found: Vec<&CacheMount> = mounts.iter().filter(|mount| mount.id == id).collect();
+    if found.is_empty() && id.len() >= DIGITS {
+        let given = id.to_ascii_lowercase();
+        found.extend(mounts.iter().filter(|mount| mount.name.hex().starts_with(&given)));
+    }
+    let names: BTreeSet<String> = found.iter().map(|mount| digits(mount)).collect();
+    if names.len() > 1 {
         let message =
             format!("there are {} cache mounts `{id}`, which began with different files", names.len());
+        let names: Vec<String> = names.into_iter().collect();
         return Err(CliError::message(message).hint(format!("name one of them: {}", names.join(", "))));
     }
-    Ok(found.first().copied())
+    let place = |mount: &&CacheMount| scopes.iter().position(|scope| *scope == mount.scope);
+    Ok(found.into_iter().min_by_key(|mount| place(mount).unwrap_or(scopes.len())))
 }
 
-fn existing<'m>(mounts: &'m [CacheMount], id: &str) -> Result<&'m CacheMount, CliError> {
-    if let Some(mount) = find(mounts, id)? {
+fn existing<'m>(mounts: &'m [CacheMount], id: &str, scopes: &[Scope]) -> Result<&'m CacheMount, CliError> {
+    if let Some(mount) = find(mounts, id, scopes)? {
         return Ok(mount);
     }
     let hint = match did_you_mean(id, mounts.iter().map(|mount| mount.id.as_str())) {
@@ -174,7 +190,7 @@ fn size(entry: &Entry) -> u64 {
 
 async fn inspect(engine: &Engine, args: &MountsInspectCommand) -> Result<(), CliError> {
     let mounts = engine.cache_mounts().await;
-    let mount = existing(&mounts, &args.id)?;
+    let mount = existing(&mounts, &args.id, engine.cache.scopes())?;
     let content = content(engine, mount).await?;
     let used = |entry: &Entry| {
         time::format(crate::layer::Timestamp { seconds: i64::from(entry.used) * 3600, nanos: 0 })
@@ -236,12 +252,19 @@ async fn remove(
     environment: &Environment,
 ) -> Result<(), CliError> {
     let mounts = engine.cache_mounts().await;
+    let scope = engine.cache.write_scope();
     let mut chosen: Vec<&CacheMount> = Vec::new();
     if args.all {
-        chosen.extend(&mounts);
+        chosen.extend(mounts.iter().filter(|mount| mount.scope == *scope));
     }
     for id in &args.ids {
-        chosen.push(existing(&mounts, id)?);
+        let mount = existing(&mounts, id, engine.cache.scopes())?;
+        if mount.scope != *scope {
+            let message = format!("the cache mount `{id}` belongs to the scope {}", mount.scope);
+            let hint = format!("this would write {scope}; give `--cache-scope {}`", mount.scope);
+            return Err(CliError::message(message).hint(hint));
+        }
+        chosen.push(mount);
     }
     chosen.sort_by_key(|mount| mount.name.hex());
     chosen.dedup_by_key(|mount| mount.name);
@@ -263,47 +286,114 @@ async fn remove(
     super::print(&format!("emptied {} cache mounts\n", chosen.len()))
 }
 
-async fn export(engine: &Engine, args: &MountsExportCommand) -> Result<(), CliError> {
+async fn export(
+    engine: &Engine,
+    args: &MountsExportCommand,
+    environment: &Environment,
+) -> Result<(), CliError> {
+    let destination = if args.output == Path::new("-") {
+        if environment.stdout_is_terminal {
+            return Err(CliError::usage("a tar is not written to a terminal")
+                .hint("name a file with `--output`, or send standard output into one"));
+        }
+        Destination::Stdout
+    } else {
+        Destination::Path(environment.absolute(&args.output))
+    };
     let mounts = engine.cache_mounts().await;
-    let mount = existing(&mounts, &args.id)?;
+    let mount = existing(&mounts, &args.id, engine.cache.scopes())?;
     let content = content(engine, mount).await?;
-    if args.output == Path::new("-") {
-        return engine.export_cache_mount(content, std::io::stdout()).await.map_err(build_error);
+    let exported = engine.export_cache_mount(content, &destination, encoding(&args.output)).await;
+    exported.map_err(build_error)
+}
+
+/// How a file is compressed whose name ends so.
+fn encoding(name: &Path) -> Encoding {
+    match name.extension().and_then(OsStr::to_str) {
+        Some("gz" | "tgz") => Encoding::Gzip,
+        Some("zst" | "zstd") => Encoding::Zstd,
+        _ => Encoding::Plain,
     }
-    let failed = |error: std::io::Error| unreadable(&args.output, &error);
-    // It is there as a whole, or not at all.
-    let directory = args.output.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let file = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new("."))).map_err(failed)?;
-    let (file, path) = file.into_parts();
-    let out = compressed(file, &args.output).map_err(failed)?;
-    engine.export_cache_mount(content, out).await.map_err(build_error)?;
-    fs_err::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).map_err(failed)?;
-    path.persist(&args.output).map_err(|error| failed(error.error))
 }
 
-fn unreadable(path: &Path, error: &std::io::Error) -> CliError {
-    CliError::message(format!("{}: {error}", path.display()))
-}
-
-/// What compresses as a file's name says.
-fn compressed(file: File, name: &Path) -> std::io::Result<Box<dyn Write + Send>> {
-    let out = BufWriter::new(file);
-    Ok(match name.extension().and_then(std::ffi::OsStr::to_str) {
-        Some("gz" | "tgz") => Box::new(flate2::write::GzEncoder::new(out, flate2::Compression::default())),
-        Some("zst" | "zstd") => Box::new(zstd::Encoder::new(out, 3)?.auto_finish()),
-        _ => Box::new(out),
-    })
-}
-
-async fn import(engine: &Engine, args: &MountsImportCommand) -> Result<(), CliError> {
-    let mounts = engine.cache_mounts().await;
-    let known = find(&mounts, &args.id)?;
+async fn import(
+    engine: &Engine,
+    args: &MountsImportCommand,
+    environment: &Environment,
+) -> Result<(), CliError> {
     let input: Box<dyn Read + Send> = if args.file == Path::new("-") {
+        if environment.stdin_is_terminal {
+            return Err(CliError::usage("a tar is not read from a terminal")
+                .hint("name a file, or send one to standard input"));
+        }
         Box::new(std::io::stdin())
     } else {
-        Box::new(File::open(&args.file).map_err(|error| unreadable(&args.file, &error))?)
+        let file = fs_err::File::open(environment.absolute(&args.file));
+        Box::new(file.map_err(CliError::failure)?)
     };
+    let mounts = engine.cache_mounts().await;
+    let known = find(&mounts, &args.id, engine.cache.scopes())?;
     let (files, size) = engine.import_cache_mount(&args.id, known, input).await.map_err(build_error)?;
     flush(engine).await?;
-    super::print(&format!("{}: {files} files, {}\n", args.id, ByteSize(size)))
+    let id = sanitize(known.map_or(&args.id, |known| &known.id).as_bytes(), false);
+    super::print(&format!("{id}: {files} files, {}\n", ByteSize(size)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+    use crate::layer::Timestamp;
+
+    fn mount(id: &str, name: &str, scope: &str, seconds: i64) -> CacheMount {
+        CacheMount {
+            id: id.to_owned(),
+            name: Digest::of(name),
+            scope: scope.parse().unwrap(),
+            files: 1,
+            size: 1,
+            changed: Timestamp { seconds, nanos: 0 },
+            is_shared: true,
+            is_here: false,
+        }
+    }
+
+    #[test]
+    fn mounts_are_found_by_id_and_by_name() {
+        let scopes: Vec<Scope> = ["pr/1", "main"].map(|scope| scope.parse().unwrap()).to_vec();
+        let digits = Digest::of("b").hex();
+        let mounts = [
+            mount("a", "a", "main", 9),
+            mount("a", "a", "pr/1", 1),
+            mount("b", "b", "main", 2),
+            mount("b", "b-from", "main", 3),
+            mount("b", "b", "pr/1", 4),
+            mount(&digits[..12], "named as another", "main", 5),
+        ];
+        let find = |id: &str| find(&mounts, id, &scopes);
+        // What a step of the first scope finds, not what is the latest.
+        assert_eq!(find("a").unwrap().unwrap().scope.as_str(), "pr/1");
+        assert_eq!(find("c").unwrap(), None);
+        let error = find("b").unwrap_err();
+        assert!(error.error.to_string().contains("2 cache mounts"), "{error:?}");
+        assert!(error.hint.unwrap().contains(&digits[..12]));
+        // An id counts before a name, and few digits are none.
+        assert_eq!(find(&digits[..12]).unwrap().unwrap().name, Digest::of("named as another"));
+        assert_eq!(find(&digits[..13]).unwrap().unwrap().id, "b");
+        assert_eq!(find(&digits[..11]).unwrap(), None);
+    }
+
+    #[test]
+    fn names_say_how_a_tar_is_compressed() {
+        for (name, expected) in [
+            ("a.tar", Encoding::Plain),
+            ("a.tar.gz", Encoding::Gzip),
+            ("a.tgz", Encoding::Gzip),
+            ("a.tar.zst", Encoding::Zstd),
+            ("a.zstd", Encoding::Zstd),
+            ("-", Encoding::Plain),
+        ] {
+            assert_eq!(encoding(Path::new(name)), expected, "{name}");
+        }
+    }
 }

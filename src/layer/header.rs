@@ -1,7 +1,7 @@
 //! Tar headers, byte for byte the same for the same entry (`docs/formats.md`, "The tar").
 
 use super::error::LayerError;
-use super::toc::Metadata;
+use super::toc::{Metadata, Timestamp};
 
 /// The size of tar's units.
 pub(crate) const BLOCK: usize = 512;
@@ -32,6 +32,8 @@ pub(crate) struct Header<'a> {
     pub(crate) size: u64,
     pub(crate) link: &'a [u8],
     pub(crate) device: (u32, u32),
+    /// The time is written to the nanosecond. Those of layers are cut to seconds.
+    pub(crate) is_exact: bool,
 }
 
 impl Header<'_> {
@@ -60,12 +62,13 @@ impl Header<'_> {
         let size = number(b"size", self.size, OCTAL_11_MAX);
         let uid = number(b"uid", metadata.uid.into(), OCTAL_7_MAX);
         let gid = number(b"gid", metadata.gid.into(), OCTAL_7_MAX);
-        let seconds = metadata.mtime.seconds;
-        let mtime = u64::try_from(seconds).ok().filter(|seconds| *seconds <= OCTAL_11_MAX);
-        let mtime = mtime.unwrap_or_else(|| {
-            pax.add(b"mtime", seconds.to_string().as_bytes());
-            0
-        });
+        let mtime = u64::try_from(metadata.mtime.seconds).ok().filter(|seconds| *seconds <= OCTAL_11_MAX);
+        if self.is_exact && metadata.mtime.nanos > 0 {
+            pax.add(b"mtime", exact(metadata.mtime).as_bytes());
+        } else if mtime.is_none() {
+            pax.add(b"mtime", metadata.mtime.seconds.to_string().as_bytes());
+        }
+        let mtime = mtime.unwrap_or(0);
         for (name, value) in &metadata.xattrs {
             if name.is_empty() || name.contains(&b'=') || name.contains(&0) {
                 return Err(LayerError::entry(
@@ -98,6 +101,14 @@ impl Header<'_> {
         block.append(out);
         Ok(())
     }
+}
+
+/// A time with its fraction, which before 1970 counts away from 0 too.
+fn exact(time: Timestamp) -> String {
+    let nanos = i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
+    let sign = if nanos < 0 { "-" } else { "" };
+    let nanos = nanos.unsigned_abs();
+    format!("{sign}{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
 }
 
 /// Appends the zeros that follow `size` bytes of content.

@@ -3,6 +3,7 @@
 //! A layer blob is a byte-exact tar that any client can pull, written as a multi-frame zstd stream (or
 //! multi-member gzip) whose frames follow file boundaries, and followed by its [`Toc`] in a skippable frame.
 
+mod archive;
 mod chunk;
 mod decompress;
 mod diff;
@@ -20,6 +21,7 @@ mod trailer;
 mod unpack;
 mod write;
 
+pub(crate) use archive::ArchiveWriter;
 pub(crate) use chunk::step as gear_step;
 pub use decompress::{Encoding, SNIFF_LENGTH, decompress};
 pub use diff::{Changed, ChangedKind, DiffOptions, Lower, diff_upper, open_changed, upper_changes};
@@ -28,6 +30,7 @@ pub use frames::{FileReader, ReadRange, TocReader};
 pub use pipeline::Compression;
 pub(crate) use pipeline::Pipeline;
 pub use reframe::{Reframed, reframe};
+pub(crate) use scan::is_overlay_xattr;
 pub use scan::{Item, LayerVisitor, ScanOptions, Scanned, scan};
 pub(crate) use tar_read::{RawEntry, RawKind, TarReader};
 pub use toc::{Entry, EntryKind, Frame, LayerDescriptor, MediaType, Metadata, Timestamp, Toc};

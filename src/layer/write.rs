@@ -323,7 +323,7 @@ impl<W: Write> LayerWriter<W> {
         link: &[u8],
         device: (u32, u32),
     ) -> Result<(), LayerError> {
-        Header { name, metadata, typeflag, size, link, device }.append(&mut self.group)
+        Header { name, metadata, typeflag, size, link, device, is_exact: false }.append(&mut self.group)
     }
 
     fn push(&mut self, path: &[u8], metadata: &Metadata, kind: EntryKind) {

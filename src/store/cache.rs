@@ -531,23 +531,36 @@ impl Cache {
         Ok(())
     }
 
-    /// The bundles `name` of all scopes that are read, with where they are: the remote store's, then those that are here.
-    pub async fn bundles(&self, name: &BundleName) -> Vec<(Origin, Bundle)> {
+    /// The scopes that are read, the most trusted first.
+    pub fn scopes(&self) -> &[Scope] {
+        &self.0.options.scopes
+    }
+
+    /// The bundles `name` of each of these scopes, with where they are: the remote store's, then those that are here.
+    pub async fn bundles(&self, name: &BundleName, scopes: &[Scope]) -> Vec<(Origin, Bundle)> {
         let inner = &self.0;
         let mut bundles = Vec::new();
-        for scope in &inner.options.scopes {
-            let scope = std::slice::from_ref(scope);
-            if let Some(remote) = &inner.remote
-                && let Some(Some(bundle)) = remote.ask(remote.store().read_bundle(name, scope)).await
-            {
-                bundles.push((Origin::Remote(remote.store().location()), bundle));
+        if let Some(remote) = &inner.remote {
+            for scope in scopes {
+                let there = self.remote_bundle(name, scope).await.flatten();
+                bundles.extend(there.map(|bundle| (Origin::Remote(remote.store().location()), bundle)));
             }
         }
-        for scope in &inner.options.scopes {
+        for scope in scopes {
             let here = inner.local.read_bundle(name, std::slice::from_ref(scope)).await;
             bundles.extend(here.ok().flatten().map(|bundle| (Origin::Local, bundle)));
         }
         bundles
+    }
+
+    /// The bundle `name` that the remote store has in a scope, if it has one; `None` if there is no answer.
+    pub async fn remote_bundle(&self, name: &BundleName, scope: &Scope) -> Option<Option<Bundle>> {
+        let remote = self.0.remote.as_ref()?;
+        let mut bundle = remote.ask(remote.store().read_bundle(name, std::slice::from_ref(scope))).await?;
+        if let Some(bundle) = &mut bundle {
+            bundle.steps.retain(|step| step.record.scope == *scope);
+        }
+        Some(bundle)
     }
 
     /// Stores a bundle in the remote store, if anything may be written there. That it fails is told by the store itself.

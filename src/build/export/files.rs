@@ -155,7 +155,7 @@ fn write_tree<W: Write>(
 }
 
 /// Writes a file completely or not at all, with the directories that it needs, or standard output.
-fn write_to(
+pub(in crate::build) fn write_to(
     destination: &Destination,
     write: impl FnOnce(&mut dyn Write) -> Result<(), BoxError>,
 ) -> Result<(), BoxError> {

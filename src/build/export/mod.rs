@@ -10,6 +10,7 @@ mod image;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub(super) use self::files::write_to;
 use self::image::{Image, Provider};
 use super::chain::Chain;
 use super::engine::Engine;
@@ -307,7 +308,7 @@ fn output(destination: &Destination) -> registry::Output {
     }
 }
 
-fn describe(destination: &Destination) -> String {
+pub(super) fn describe(destination: &Destination) -> String {
     match destination {
         Destination::Path(path) => format!("`{}`", path.display()),
         Destination::Stdout => "standard output".to_owned(),

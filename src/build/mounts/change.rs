@@ -90,6 +90,18 @@ impl Items {
         self.groups - 1
     }
 
+    /// What another name of the file at `path` is; `None` if there is none there.
+    pub(super) fn link(&mut self, path: &[u8]) -> Option<Item> {
+        let first = self.get(path).filter(|item| item.kind != EntryKind::Directory)?;
+        let group = match first.group {
+            Some(group) => group,
+            None => self.new_group(),
+        };
+        let first = self.get_mut(path)?;
+        first.group = Some(group);
+        Some(first.clone())
+    }
+
     pub(super) fn insert(&mut self, path: &[u8], item: Item) {
         if !matches!(item.kind, EntryKind::Directory) {
             self.remove_children(path);

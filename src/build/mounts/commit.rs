@@ -22,7 +22,7 @@ use crate::record::{Bundle, BundleName, BundleStep, Preimage, Record};
 use crate::snapshot::{
     ChunkIndex, EntryKind, INDEX_BYTES_MAX, Ledger, PackSink, Sight, Snapshot, Writer, merge_index,
 };
-use crate::store::{BlobSource, Origin, Store as _, StoreError};
+use crate::store::{BlobSource, Store as _, StoreError};
 use crate::tree::Look;
 
 /// Threads that compress: the build goes on beside.
@@ -434,16 +434,9 @@ async fn change_lists(engine: &Engine, sends: bool, change: impl Fn(&mut Bundle)
     let mut here = local.read_bundle(&place, std::slice::from_ref(&scope)).await?.unwrap_or_default();
     change(&mut here);
     local.write_bundle(&place, &scope, &here).await?;
-    if sends {
-        let lists = engine.cache.bundles(&place).await.into_iter();
-        let mut there = lists
-            .filter(|(origin, bundle)| {
-                matches!(origin, Origin::Remote(_))
-                    && bundle.steps.first().is_some_and(|step| step.record.scope == scope)
-            })
-            .map(|(_, bundle)| bundle)
-            .next()
-            .unwrap_or_default();
+    // Without an answer, what is there stays.
+    if sends && let Some(there) = engine.cache.remote_bundle(&place, &scope).await {
+        let mut there = there.unwrap_or_default();
         change(&mut there);
         engine.cache.send_bundle(&place, &there).await;
     }

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use super::change::{Item, Items};
@@ -6,9 +7,9 @@ use super::commit::evict;
 use super::head::Head;
 use super::times::{ContentTimes, Known, Place};
 use crate::digest::Digest;
-use crate::layer::{self, Metadata, Timestamp, Toc};
+use crate::layer::{self, ArchiveWriter, LayerError, Metadata, Timestamp, Toc};
 use crate::record::Key;
-use crate::snapshot::{Entry, EntryKind, Ledger, Snapshot};
+use crate::snapshot::{ChunkIndex, Entry, EntryKind, Ledger, PackSink, Snapshot, Writer};
 use crate::tree::{Look, Tree};
 
 fn at(seconds: i64) -> Timestamp {
@@ -253,4 +254,120 @@ fn the_least_recently_used_files_go_first() {
     assert_eq!(paths(&items), ["", "a", "c", "d"]);
     evict(&mut items, 100);
     assert_eq!(paths(&items), [""]);
+}
+
+/// Packs that nobody reads.
+struct Nowhere;
+
+impl PackSink for Nowhere {
+    type Out = io::Sink;
+
+    fn begin(&mut self) -> io::Result<io::Sink> {
+        Ok(io::sink())
+    }
+
+    fn finish(&mut self, _: io::Sink, _: &Digest, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What becomes of a tar with these entries, whose contents are `abc`, that is read at 100 seconds.
+fn import(entries: &[(&str, Metadata, layer::Item<'_>)]) -> Result<Snapshot, LayerError> {
+    let mut archive = ArchiveWriter::new(Vec::new());
+    for (path, metadata, item) in entries {
+        archive.entry(path.as_bytes(), metadata, *item, &mut &b"abc"[..])?;
+    }
+    read_tar(&archive.finish()?)
+}
+
+fn read_tar(bytes: &[u8]) -> Result<Snapshot, LayerError> {
+    let mut writer = Writer::new(Vec::new(), ChunkIndex::default(), 1, Nowhere);
+    let items = super::tar::read(bytes, &mut writer, at(100), 7)?;
+    let snapshot =
+        Snapshot { packs: writer.finish().unwrap().packs, index: Vec::new(), entries: items.into_entries() };
+    snapshot.validate().unwrap();
+    Ok(snapshot)
+}
+
+fn of(mode: u32, seconds: i64) -> Metadata {
+    Metadata { mode, uid: 5, gid: 6, mtime: at(seconds), xattrs: BTreeMap::new() }
+}
+
+#[test]
+fn a_tar_becomes_a_snapshot() {
+    use layer::Item::{Directory, File, HardLink, Symlink};
+    let mut marked = of(0o600, 20);
+    marked.xattrs = [("user.note", "1"), ("user.overlay.opaque", "y"), ("trusted.overlay.redirect", "/etc")]
+        .map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()))
+        .into();
+    let snapshot = import(&[
+        // Before the directory that it is in, and deeper than any that there is.
+        ("z/new/file", of(0o644, 10), File { size: 3 }),
+        ("z", of(0o700, 11), Directory),
+        ("b", marked, File { size: 2 }),
+        ("a", of(0o600, 12), HardLink { target: b"b" }),
+        ("later", of(0o600, 1_000_000), File { size: 3 }),
+        // A first name that is replaced leaves the file to the others.
+        ("x", of(0o640, 13), File { size: 3 }),
+        ("y", of(0o640, 13), HardLink { target: b"x" }),
+        ("x", of(0o777, 14), Symlink { target: b"../../elsewhere" }),
+    ])
+    .unwrap();
+    let shown: Vec<(String, u32, i64, u32)> = snapshot
+        .entries
+        .iter()
+        .map(|entry| {
+            let Metadata { mode, uid, mtime, .. } = entry.metadata;
+            assert_eq!(entry.used, 7);
+            (String::from_utf8(entry.path.clone()).unwrap(), mode, mtime.seconds, uid)
+        })
+        .collect();
+    let expected = [
+        // What no tar says something of belongs to root, and is as of now.
+        ("", 0o755, 100, 0),
+        ("a", 0o600, 20, 5),
+        ("b", 0o600, 20, 5),
+        // Nothing that comes next may be older.
+        ("later", 0o600, 100, 5),
+        ("x", 0o777, 14, 5),
+        ("y", 0o640, 13, 5),
+        ("z", 0o700, 11, 5),
+        ("z/new", 0o755, 100, 0),
+        ("z/new/file", 0o644, 10, 5),
+    ];
+    let expected: Vec<_> = expected.iter().map(|(path, a, b, c)| ((*path).to_owned(), *a, *b, *c)).collect();
+    assert_eq!(shown, expected);
+    let entry = |path: &str| snapshot.entries.iter().find(|entry| entry.path == path.as_bytes()).unwrap();
+    assert_eq!(entry("b").kind, EntryKind::HardLink { target: b"a".to_vec() });
+    assert!(matches!(entry("y").kind, EntryKind::File { size: 3, .. }));
+    let names: Vec<_> = entry("a").metadata.xattrs.keys().cloned().collect();
+    assert_eq!(names, [b"user.note".to_vec()], "what overlayfs would take for its own is gone");
+}
+
+#[test]
+fn what_is_no_good_tar_is_refused() {
+    use layer::Item::{CharDevice, Directory, Fifo, File, HardLink, Symlink};
+    let any = || of(0o644, 1);
+    let refused = |entries: &[(&str, Metadata, layer::Item<'_>)], problem: &str| {
+        let error = import(entries).unwrap_err().to_string();
+        assert!(error.contains(problem), "{error}");
+    };
+    refused(&[("../out", any(), File { size: 3 })], "`..`");
+    refused(&[("a/../../out", any(), File { size: 3 })], "`..`");
+    refused(&[("a", any(), Symlink { target: b"/etc" }), ("a/passwd", any(), File { size: 3 })], "directory");
+    refused(&[("a", any(), HardLink { target: b"/etc/passwd" })], "not there");
+    refused(&[("a", any(), HardLink { target: b"../a" })], "`..`");
+    refused(&[("d", any(), Directory), ("a", any(), HardLink { target: b"d" })], "directory");
+    refused(&[("", any(), Fifo)], "root");
+    refused(&[("a", any(), CharDevice { major: 0, minor: 0 })], "0:0");
+    assert!(read_tar(b"").unwrap_err().to_string().contains("there is nothing"));
+    let nothing = zstd::bulk::compress(b"", 3).unwrap();
+    assert!(read_tar(&nothing).unwrap_err().to_string().contains("there is nothing"));
+    assert!(read_tar(&[b'x'; 2000]).is_err());
+    // A compressed tar that was cut off behind its last entry is damaged all the same.
+    let mut archive = ArchiveWriter::new(Vec::new());
+    archive.entry(b"a", &any(), File { size: 3 }, &mut &b"abc"[..]).unwrap();
+    let whole = zstd::bulk::compress(&archive.finish().unwrap(), 3).unwrap();
+    assert!(read_tar(&whole).is_ok());
+    assert!(read_tar(&whole[..whole.len() - 1]).is_err());
 }

@@ -208,6 +208,7 @@ fn sizes_above_8_gib_and_large_ids_go_into_pax() {
         size: 9 << 30,
         link: b"",
         device: (0, 0),
+        is_exact: false,
     };
     header_of.append(&mut header).unwrap();
     let mut reader = TarReader::new(&*header);
@@ -381,4 +382,50 @@ fn what_stock_tar_writes_is_read() {
         assert!(matches!(find("a/b/text"), Some(EntryKind::File { size: 7, .. })), "{format}");
         assert_eq!(find(&format!("a/{long}")).is_some(), format != "ustar");
     }
+}
+
+#[test]
+fn archives_have_exact_times_and_names_that_mean_something_in_layers() {
+    let at = |seconds, nanos| Metadata { mtime: Timestamp { seconds, nanos }, ..metadata(0o640) };
+    let long = [b"d/".to_vec(), vec![b'n'; 200]].concat();
+    let noted = Metadata {
+        xattrs: BTreeMap::from([(b"user.note".to_vec(), b"a\nnote".to_vec())]),
+        ..at(1_700_000_000, 123_456_789)
+    };
+    let entries: [(&[u8], Metadata, Item<'_>); 7] = [
+        (b"", at(5, 0), Item::Directory),
+        (b"d", at(-1, 500_000_000), Item::Directory),
+        (b"d/.wh.file", noted, Item::File { size: 3 }),
+        (&long, at(i64::from(u32::MAX) * 9, 1), Item::HardLink { target: b"d/.wh.file" }),
+        (b"link", at(-7, 0), Item::Symlink { target: b".//some/../where/" }),
+        (b"device", at(0, 0), Item::BlockDevice { major: 8, minor: 1 }),
+        (b"pipe", at(0, 999_999_999), Item::Fifo),
+    ];
+    let mut archive = ArchiveWriter::new(Vec::new());
+    for (path, metadata, item) in &entries {
+        archive.entry(path, metadata, *item, &mut &b"abc"[..]).unwrap();
+    }
+    let tar = archive.finish().unwrap();
+    let options = ScanOptions { whiteouts: false, ..ScanOptions::default() };
+    let toc = scan(&*tar, &options, &mut ()).unwrap().toc;
+    assert_eq!(toc.entries.len(), entries.len());
+    for (found, (path, metadata, item)) in toc.entries.iter().zip(&entries) {
+        assert_eq!((&found.path[..], &found.metadata), (*path, metadata));
+        match (&found.kind, item) {
+            (EntryKind::File { size: 3, content, .. }, Item::File { .. }) => {
+                assert_eq!(*content, Digest::of("abc"));
+            }
+            (EntryKind::Symlink { target: found }, Item::Symlink { target })
+            | (EntryKind::HardLink { target: found }, Item::HardLink { target }) => {
+                assert_eq!(found, target);
+            }
+            (EntryKind::Directory { .. }, Item::Directory)
+            | (EntryKind::Fifo, Item::Fifo)
+            | (EntryKind::BlockDevice { major: 8, minor: 1 }, Item::BlockDevice { .. }) => {}
+            (found, wanted) => panic!("{found:?} instead of {wanted:?}"),
+        }
+    }
+    let short =
+        ArchiveWriter::new(Vec::new()).entry(b"f", &at(0, 0), Item::File { size: 4 }, &mut &b"abc"[..]);
+    assert!(matches!(short, Err(LayerError::Changed { .. })), "{short:?}");
 }

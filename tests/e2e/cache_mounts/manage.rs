@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::Runners;
+use super::sharing::{MAKE, TELL as TELL_ALL, assert_same};
 use crate::support::Run;
 use crate::support::oci::{TarBuilder, content};
 
@@ -119,9 +120,9 @@ fn hostile_tars_change_nothing() {
     let runners = Runners::small();
     runners.build("one", &step("target=/m", "echo kept > /m/file && echo > /out")).success();
     let hostile: [(&str, Vec<u8>); 5] = [
-        ("leads out", renamed(TarBuilder::new().file("xx/escape", 0o644, b"x").finish(), b"../escape")),
-        ("no directory", TarBuilder::new().symlink("a", "/etc").file("a/passwd", 0o644, b"x").finish()),
-        ("no directory", TarBuilder::new().file("a", 0o644, b"").file("a/b", 0o644, b"x").finish()),
+        ("`..`", renamed(TarBuilder::new().file("xx/escape", 0o644, b"x").finish(), b"../escape")),
+        ("not a directory", TarBuilder::new().symlink("a", "/etc").file("a/passwd", 0o644, b"x").finish()),
+        ("not a directory", TarBuilder::new().file("a", 0o644, b"").file("a/b", 0o644, b"x").finish()),
         ("tar", b"this is no tar at all, and longer than nothing".repeat(40)),
         ("tar", TarBuilder::new().file("a", 0o644, &[7; 5000]).finish()[..3000].to_vec()),
     ];
@@ -134,6 +135,84 @@ fn hostile_tars_change_nothing() {
     }
     let found = runners.result(runners.build("two", &step("target=/m", "cp /m/file /out")));
     assert_eq!(content(&found, "out"), "kept\n");
+}
+
+/// Whatever a file system can have: texts of links as they were written, times to the nanosecond, attributes.
+#[test]
+fn what_comes_back_is_the_same_to_the_nanosecond() {
+    let runners = Runners::small();
+    runners.lab.file("make", MAKE).file("tell", TELL_ALL);
+    let told = |runner: &str, id: &str, first: &str| {
+        let file = format!(
+            "FROM tools AS work\nCOPY make tell /\nARG ROUND\nRUN --mount=type=cache,target=/m,id={id} \
+             {first}sh /tell > /out\nFROM scratch\nCOPY --from=work /out /\n"
+        );
+        content(&runners.result(runners.build(runner, &file)), "out")
+    };
+    let made = told("one", "made", "sh /make && ln -s .//a/../text/ /m/strange && ");
+    assert!(made.contains(".//a/../text/"), "{made}");
+    let file = runners.lab.context.path("made.tar.zst");
+    mounts(&runners, "two", "export").arg("made").option_path("-o", "", &file).success();
+    mounts(&runners, "two", "import").arg("from-file").arg(&file).success();
+    assert_same(&told("three", "from-file", ""), &made);
+    // Standard output and input, and what was there goes.
+    mounts(&runners, "two", "import").args(["from-file"]).stdin(TarBuilder::new().finish()).success();
+    assert!(told("two", "from-file", "").lines().count() < 2, "an empty tar empties the mount");
+    let tar = mounts(&runners, "one", "export").args(["made", "-o", "-"]).success().stdout;
+    mounts(&runners, "one", "import").args(["from-file"]).stdin(tar).success();
+    assert_same(&told("three", "from-file", ""), &made);
+    runners.lab.context.verify_store(runners.stored());
+}
+
+#[test]
+fn only_what_is_in_the_scope_that_is_written_is_emptied() {
+    let runners = Runners::small();
+    let look = step("target=/m", "ls /m > /out");
+    let fill = step("target=/m", "touch /m/file && ls /m > /out");
+    let found = |run: Run| content(&runners.result(run), "out");
+    assert_eq!(found(runners.build("one", &fill).option("--cache-scope", "main")), "file\n");
+    let scopes = ["--cache-scope", "pr/1,main"];
+    let output = mounts(&runners, "two", "rm").args(scopes).args(["/m", "--force"]).failure();
+    assert!(output.stderr().contains("scope main"), "{output}");
+    mounts(&runners, "two", "rm").args(scopes).args(["--all", "--force"]).success();
+    assert_eq!(found(runners.build("two", &look).args(scopes)), "file\n");
+    // Where the shared cache is only read, it is empty here, and nowhere else.
+    let readonly = ["--cache-scope", "main", "--cache-readonly"];
+    mounts(&runners, "three", "rm").args(readonly).args(["/m", "--force"]).success();
+    assert_eq!(found(runners.build("three", &look).args(readonly)), "");
+    assert_eq!(found(runners.build("four", &look).args(readonly)), "file\n");
+}
+
+#[test]
+fn what_cannot_be_done_is_said() {
+    let mut runners = Runners::small();
+    runners.build("one", &step("target=/m", "touch /m/file && echo > /out")).success();
+    let fails = |run: Run, code: i32, says: &str| {
+        let output = run.failure();
+        assert_eq!(output.status.code(), Some(code), "{output}");
+        assert!(output.stderr().contains(says), "{says}: {output}");
+    };
+    let run = |command: &str, args: &[&str]| mounts(&runners, "one", command).args(args);
+    // What a command that failed has left in a pipe does not empty the mount.
+    fails(run("import", &["/m"]).stdin(""), 1, "there is nothing");
+    fails(run("import", &["/m", "nowhere.tar"]), 1, "nowhere.tar");
+    fails(run("export", &["/n", "-o", "x.tar"]), 1, "did you mean `/m`?");
+    fails(run("export", &["/m", "-o", "/dev/null/x.tar"]), 1, "/dev/null/x.tar");
+    fails(run("rm", &["--force"]), 2, "--all");
+    fails(run("inspect", &["0123456789ab"]), 1, "there is no cache mount");
+    let file = runners.lab.context.write("file", "");
+    let broken = ["--cache".to_owned(), format!("file://{}/x", file.display())];
+    let alone = |command: &str, args: &[&str]| {
+        let run = runners.lab.context.crossdock().args(["cache", "mounts", command]).args(args);
+        run.env("CROSSDOCK_LOCAL", runners.lab.context.path("one")).args(&broken)
+    };
+    fails(alone("rm", &["/m", "--force"]), 4, "the shared cache cannot be used");
+    let output = alone("ls", &[]).success();
+    assert!(output.stdout().contains("/m") && output.stderr().contains("shared cache"), "{output}");
+    runners.server.kill();
+    let output = mounts(&runners, "one", "ls").success();
+    assert!(output.stdout().contains("/m") && output.stderr().contains("127.0.0.1"), "{output}");
+    fails(mounts(&runners, "one", "rm").args(["/m", "--force"]), 4, "did not take it");
 }
 
 /// Small changes, again and again: what is no longer needed does not stay for ever.

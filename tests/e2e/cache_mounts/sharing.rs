@@ -89,7 +89,7 @@ fn private_mounts_are_not_seen_by_steps_at_once() {
 }
 
 /// Everything that a file system can have, as far as any user of a cache mount could notice.
-const MAKE: &str = r#"set -e
+pub(super) const MAKE: &str = r#"set -e
 cd /m
 mkdir -p a/b/empty full plain
 printf 'a text\n' > a/text
@@ -132,7 +132,7 @@ mkdir -p new/deep && mv 'full/a name' new/deep/
 ";
 
 /// Tells all about the mount: names, kinds, modes, owners, sizes, times to the nanosecond, contents, links, attributes.
-const TELL: &str = r#"cd /m
+pub(super) const TELL: &str = r#"cd /m
 find . | sort | while IFS= read -r path; do
   if test -L "$path"; then stat -c '%n %F %u %g %N %y' "$path"
   elif test -d "$path"; then stat -c '%n %F %a %u %g %y' "$path"
@@ -198,7 +198,7 @@ fn a_time_in_the_future_is_brought_back() {
 }
 
 #[track_caller]
-fn assert_same(found: &str, expected: &str) {
+pub(super) fn assert_same(found: &str, expected: &str) {
     let differ: Vec<_> = found.lines().filter(|line| !expected.lines().any(|other| other == *line)).collect();
     assert!(found == expected, "differ: {differ:#?}\nfound\n{found}\nexpected\n{expected}");
 }
