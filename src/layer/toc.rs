@@ -1,6 +1,7 @@
 //! The table of contents of a layer: path → metadata, content digest, and where the bytes lie.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
 
 use crate::digest::Digest;
 
@@ -11,6 +12,20 @@ pub struct Timestamp {
     pub seconds: i64,
     /// Nanoseconds after `seconds`, `0..1_000_000_000`.
     pub nanos: u32,
+}
+
+impl From<Timestamp> for SystemTime {
+    /// The Unix epoch for what the system cannot express.
+    fn from(time: Timestamp) -> Self {
+        let seconds = Duration::from_secs(time.seconds.unsigned_abs());
+        let whole = if time.seconds < 0 {
+            Self::UNIX_EPOCH.checked_sub(seconds)
+        } else {
+            Self::UNIX_EPOCH.checked_add(seconds)
+        };
+        let exact = whole.and_then(|whole| whole.checked_add(Duration::from_nanos(time.nanos.into())));
+        exact.unwrap_or(Self::UNIX_EPOCH)
+    }
 }
 
 /// What every kind of entry has.

@@ -19,7 +19,6 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::inodes::{Inode, ROOT};
 use super::{Present, TracedTree};
-use crate::layer::Timestamp;
 use crate::tree::{Look, NodeKind};
 
 /// How long the kernel may believe an answer: a tree never changes.
@@ -94,7 +93,7 @@ impl Answers {
             }
             NodeKind::Fifo => (0, 0),
         };
-        let time = time(match self.tree.times.get() {
+        let time = SystemTime::from(match self.tree.times.get() {
             Some(times) => times.shown(&inode.path, &inode.child, inode.nlink),
             None => metadata.mtime,
         });
@@ -184,17 +183,6 @@ fn file_type(kind: &NodeKind) -> FileType {
 /// As in `new_encode_dev` of the kernel.
 fn device(major: u32, minor: u32) -> u32 {
     (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
-}
-
-fn time(time: Timestamp) -> SystemTime {
-    let seconds = Duration::from_secs(time.seconds.unsigned_abs());
-    let whole = if time.seconds < 0 {
-        SystemTime::UNIX_EPOCH.checked_sub(seconds)
-    } else {
-        SystemTime::UNIX_EPOCH.checked_add(seconds)
-    };
-    let exact = whole.and_then(|whole| whole.checked_add(Duration::from_nanos(time.nanos.into())));
-    exact.unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 impl Filesystem for Answers {

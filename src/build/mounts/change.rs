@@ -1,6 +1,6 @@
 //! What a snapshot becomes when something in it is changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::layer::Metadata;
 use crate::snapshot::{Entry, EntryKind, Extent, Snapshot};
@@ -26,11 +26,16 @@ impl Item {
         }
     }
 
-    pub(super) fn extents(&self) -> &[Extent] {
+    fn extents(&self) -> &[Extent] {
         match &self.kind {
             EntryKind::File { extents, .. } => extents,
             _ => &[],
         }
+    }
+
+    /// Whether some of its content is in one of these packs.
+    pub(super) fn is_in(&self, packs: &HashSet<u32>) -> bool {
+        self.extents().iter().any(|extent| extent.pack.is_some_and(|pack| packs.contains(&pack)))
     }
 }
 
@@ -44,19 +49,11 @@ pub(super) struct Items {
 impl Items {
     pub(super) fn of(snapshot: &Snapshot) -> Self {
         let mut items = Self::default();
-        let mut groups: HashMap<&[u8], u64> = HashMap::new();
         for entry in &snapshot.entries {
             if let EntryKind::HardLink { target } = &entry.kind {
-                let next = items.groups;
-                let group = *groups.entry(target).or_insert(next);
-                items.groups = items.groups.max(group + 1);
-                let first = items.items.get_mut(&key(target)).map(|first| {
-                    first.group = Some(group);
-                    first.clone()
-                });
                 // A snapshot has no link to nothing.
-                if let Some(first) = first {
-                    items.items.insert(key(&entry.path), first);
+                if let Some(first) = items.link(target) {
+                    items.insert(&entry.path, first);
                 }
                 continue;
             }
@@ -85,7 +82,7 @@ impl Items {
     }
 
     /// A number that no group has.
-    pub(super) fn new_group(&mut self) -> u64 {
+    fn new_group(&mut self) -> u64 {
         self.groups += 1;
         self.groups - 1
     }

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 
 use super::change::{Item, Items};
 use super::live::Live;
+use super::times::ABSENT;
 use super::{CacheMountStores, Ending, MountName, Saw};
 use crate::build::engine::Engine;
 use crate::build::error::BuildError;
@@ -149,14 +150,8 @@ impl Committing<'_> {
             .map(|(number, _)| number)
             .collect();
         // A file is written as a whole, and may have more in other packs.
-        let mut bytes = 0_u64;
-        for (_, item) in items.iter() {
-            let is_concerned =
-                |extent: &crate::snapshot::Extent| extent.pack.is_some_and(|pack| doomed.contains(&pack));
-            if item.extents().iter().any(is_concerned) {
-                bytes += item.size();
-            }
-        }
+        let concerned = items.iter().filter(|(_, item)| item.is_in(&doomed));
+        let bytes: u64 = concerned.map(|(_, item)| item.size()).sum();
         if bytes > 2 * REWRITTEN_MAX {
             doomed.clear();
         }
@@ -201,9 +196,8 @@ impl Committing<'_> {
         used: u32,
         writer: &mut Writer<Sink<'_>>,
     ) -> Result<(), BuildError> {
-        let mut groups: HashMap<(u64, u64), (u64, Item)> = HashMap::new();
+        let mut first_names: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
         for Changed { path, metadata, kind } in changes {
-            let mut group = None;
             let kind = match kind {
                 ChangedKind::Whiteout => {
                     items.remove(&path);
@@ -216,29 +210,25 @@ impl Committing<'_> {
                     EntryKind::Directory
                 }
                 ChangedKind::File { size, inode } => {
-                    if let Some((_, first)) = inode.and_then(|inode| groups.get(&inode)) {
-                        let first = first.clone();
+                    let first = inode.and_then(|inode| first_names.get(&inode));
+                    if let Some(first) = first.and_then(|first| items.link(first)) {
                         items.insert(&path, first);
                         continue;
+                    }
+                    if let Some(inode) = inode {
+                        first_names.insert(inode, path.clone());
                     }
                     let mut content = open_changed(upper, &path)
                         .map_err(|error| BuildError::cache("reading what was changed", error))?;
                     let extents = writer.file(&path, size, &mut content).map_err(failed_to_store)?;
-                    let kind = EntryKind::File { size, extents };
-                    if let Some(inode) = inode {
-                        let number = items.new_group();
-                        group = Some(number);
-                        let item = Item { metadata: metadata.clone(), used, kind: kind.clone(), group };
-                        groups.insert(inode, (number, item));
-                    }
-                    kind
+                    EntryKind::File { size, extents }
                 }
                 ChangedKind::Symlink(target) => EntryKind::Symlink { target },
                 ChangedKind::CharDevice(major, minor) => EntryKind::CharDevice { major, minor },
                 ChangedKind::BlockDevice(major, minor) => EntryKind::BlockDevice { major, minor },
                 ChangedKind::Fifo => EntryKind::Fifo,
             };
-            items.insert(&path, Item { metadata, used, kind, group });
+            items.insert(&path, Item { metadata, used, kind, group: None });
         }
         Ok(())
     }
@@ -250,11 +240,8 @@ impl Committing<'_> {
         doomed: &HashSet<u32>,
         writer: &mut Writer<Sink<'_>>,
     ) -> Result<(), BuildError> {
-        let is_doomed = |item: &Item| {
-            item.extents().iter().any(|extent| extent.pack.is_some_and(|pack| doomed.contains(&pack)))
-        };
-        let paths: Vec<Vec<u8>> =
-            items.iter().filter(|(_, item)| is_doomed(item)).map(|(path, _)| path).collect();
+        let concerned = items.iter().filter(|(_, item)| item.is_in(doomed));
+        let paths: Vec<Vec<u8>> = concerned.map(|(path, _)| path).collect();
         for path in paths {
             let Some(node) = self.live.tree.get(&path).map(|node| node.node.clone()) else { continue };
             let mut reader = self.live.contents.reader(&node);
@@ -281,7 +268,7 @@ impl Committing<'_> {
                 // Two steps at once saw different things: whatever comes next is something else.
                 match before.get(&path[..]) {
                     Some(other) if other.identity != sight.identity => {
-                        ledger.sights.insert(path.clone(), Sight { identity: [0; 16], time: now });
+                        ledger.sights.insert(path.clone(), Sight { identity: ABSENT, time: now });
                     }
                     _ => {
                         before.insert(path, *sight);

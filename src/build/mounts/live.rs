@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::head::{self, Head};
 use super::times::Known;
-use super::{CacheMountOptions, Initial, MountName, system_time};
+use super::{CacheMountOptions, Initial, MountName};
 use crate::build::contents::{ContentError, PackContents};
 use crate::build::copy::{Opener as _, view};
 use crate::build::engine::Engine;
@@ -125,7 +125,7 @@ fn be(directory: &Path, metadata: &Metadata, single_id: bool) -> std::io::Result
     }
     let mode = std::os::unix::fs::PermissionsExt::from_mode(metadata.mode);
     fs_err::set_permissions(directory, mode)?;
-    let times = std::fs::FileTimes::new().set_modified(system_time(metadata.mtime));
+    let times = std::fs::FileTimes::new().set_modified(metadata.mtime.into());
     fs_err::File::open(directory)?.file().set_times(times)
 }
 

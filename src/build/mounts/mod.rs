@@ -17,7 +17,7 @@ mod times;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::task::JoinHandle;
 
@@ -25,10 +25,8 @@ use super::contents::ContentError;
 use super::engine::Engine;
 use super::error::BuildError;
 use super::inputs::InputTree;
-use super::layers::Layers;
-use super::layers::lock;
+use super::layers::{Layers, lock};
 use crate::digest::Digest;
-use crate::layer::Timestamp;
 use crate::snapshot::Sight;
 use crate::store::Lock;
 
@@ -230,8 +228,7 @@ impl CacheMounts {
     /// Ends a step's use of a mount. If it was the last one, what the mount has become is stored in the background.
     pub(crate) fn end(&self, engine: &Engine, mut used: Use, ending: Ending, saw: Saw) {
         used.has_ended = true;
-        let Some(Open { live, uses, .. }) = used.slot.leave(Some((ending, saw))) else { return };
-        drop(used.live.clone());
+        let Some(Open { live, uses, .. }) = used.slot.leave((ending, saw)) else { return };
         let (engine, slot) = (engine.clone(), Arc::clone(&used.slot));
         drop(used);
         // Whoever opens it next is to find what is being stored: the gate is closed before anybody else can come.
@@ -261,11 +258,11 @@ impl CacheMounts {
 
 impl Slot {
     /// One user less, who left this; what is open, if it was the last one.
-    fn leave(&self, used: Option<(Ending, Saw)>) -> Option<Open> {
-        let mut slot = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+    fn leave(&self, used: (Ending, Saw)) -> Option<Open> {
+        let mut slot = lock(&self.open);
         let open = slot.as_mut()?;
         open.users -= 1;
-        open.uses.extend(used);
+        open.uses.push(used);
         if open.users == 0 { slot.take() } else { None }
     }
 }
@@ -295,16 +292,7 @@ impl Drop for Use {
     fn drop(&mut self) {
         if !self.has_ended {
             // The build is over, and has killed what used it.
-            drop(self.slot.leave(Some((Ending::Broken, Saw::Unknown))));
+            drop(self.slot.leave((Ending::Broken, Saw::Unknown)));
         }
     }
-}
-
-/// The time of a file as the system has it.
-fn system_time(time: Timestamp) -> std::time::SystemTime {
-    let whole = std::time::Duration::from_secs(time.seconds.unsigned_abs());
-    let epoch = std::time::SystemTime::UNIX_EPOCH;
-    let whole = if time.seconds < 0 { epoch.checked_sub(whole) } else { epoch.checked_add(whole) };
-    let exact = whole.and_then(|whole| whole.checked_add(std::time::Duration::from_nanos(time.nanos.into())));
-    exact.unwrap_or(epoch)
 }

@@ -13,7 +13,7 @@ use crate::trace;
 use crate::tree::{Child, Look, Tree};
 
 /// What is recorded of a path that is not there: nothing is the same as that.
-const ABSENT: Identity = [0; 16];
+pub(super) const ABSENT: Identity = [0; 16];
 
 /// What one mount has to say about times.
 #[derive(Debug, Clone)]
